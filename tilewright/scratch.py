@@ -150,7 +150,7 @@ def check_space(folder: Path, least: int = _FULL) -> None:
         )
 
 
-def explained(exc: OSError, doing: str, *folders: Path, option: str = "--out") -> TilewrightError:
+def explained(exc: OSError, doing: str, *folders: Path, option: str = "--out", remedy: str = "") -> TilewrightError:
     """The error for what could not be written, which says so where a disk is full.
 
     Args:
@@ -158,6 +158,7 @@ def explained(exc: OSError, doing: str, *folders: Path, option: str = "--out") -
         doing: a clause for the message: what could not be done.
         folders: the directories where it may have been.
         option: of the command, which names another directory than those.
+        remedy: what helps if it is not the disk; empty: nothing is said.
     """
     for folder in folders:
         with contextlib.suppress(OSError):
@@ -167,7 +168,7 @@ def explained(exc: OSError, doing: str, *folders: Path, option: str = "--out") -
                     f"{doing}: the disk is full where {_known(folder)} is; make room there, or name another directory "
                     f"with {'TMPDIR' if _temporary(folder) else option}"
                 )
-    return OutputError(f"{doing}: {exc.strerror or exc}")
+    return OutputError(f"{doing}: {exc.strerror or exc}" + (f"; {remedy}" if remedy else ""))
 
 
 def _left(folder: Path) -> int:

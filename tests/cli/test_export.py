@@ -47,6 +47,22 @@ def test_a_place_that_cannot_be_written(shared: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export", str(shared), "--c", str(tmp_path / "c"), "--name", "net"])
     assert done.exit_code == 2
     assert "the library cannot be written to" in done.output
+    assert "Not a directory; name another directory with --c" in done.output
+
+
+@pytest.mark.parametrize("blocked", ["lib/libnet.so", "share"])
+def test_nothing_is_written_if_one_file_cannot_be(blocked: str, shared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "c"
+    if blocked == "share":
+        out.mkdir()
+        (out / blocked).write_text("a file")
+    else:
+        (out / blocked).mkdir(parents=True)
+    before = sorted(out.rglob("*"))
+    done = CliRunner().invoke(app, ["export", str(shared), "--c", str(out), "--name", "net"])
+    assert done.exit_code == 2
+    assert "the library cannot be written to" in done.output
+    assert sorted(out.rglob("*")) == before
 
 
 def test_what_is_no_executable(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ Runtime (:mod:`tilewright.executable.export.onnxruntime`), which loads them when
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -133,7 +135,13 @@ def export_library(
             _write(network, work, made, name, weights_file, flags)
             return _install(made, out, name)
         except OSError as exc:
-            raise explained(exc, f"the library cannot be written to {out}", out, option="--c") from exc
+            raise explained(
+                exc,
+                f"the library cannot be written to {out}",
+                out,
+                option="--c",
+                remedy="name another directory with --c, or correct this one",
+            ) from exc
 
 
 def _check_exportable(executable: Path, manifest: Manifest) -> None:
@@ -227,20 +235,35 @@ def _check_size(weights: int, segments: int) -> None:
 
 
 def _install(made: Path, out: Path, name: str) -> Exported:
-    """Move files to their directory. Each appears whole or not at all; the library comes last."""
+    """Move files to their directory: all of them, or none if one cannot be written. The library comes last."""
     files = sorted((path for path in made.rglob("*") if path.is_file()), key=lambda path: (path.suffix == ".so", path))
-    placed = []
-    for file in files:
-        place = out / file.relative_to(made)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(prefix=".tilewright-", dir=place.parent)
-        os.close(handle)
-        try:
-            shutil.copyfile(file, part)
-            os.chmod(part, 0o755 if place.suffix == ".so" else 0o644)
+    places = [out / file.relative_to(made) for file in files]
+    with contextlib.ExitStack() as undo:
+        parts = [_copy_beside(file, place, undo) for file, place in zip(files, places, strict=True)]
+        for part, place in zip(parts, places, strict=True):
             os.replace(part, place)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
-        placed.append(place)
-    return Exported(out / "lib" / f"lib{name}.so", out / "include" / f"{name}.h", tuple(sorted(placed)))
+        undo.pop_all()
+    return Exported(out / "lib" / f"lib{name}.so", out / "include" / f"{name}.h", tuple(sorted(places)))
+
+
+def _copy_beside(file: Path, place: Path, undo: contextlib.ExitStack) -> Path:
+    """Copy a file beside the place that it will take. ``undo`` gets what removes the copy and the new directories."""
+    for folder in reversed([place.parent, *place.parent.parents]):
+        if not folder.exists():
+            undo.callback(_remove_empty, folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_dir():
+        raise IsADirectoryError(errno.EISDIR, f"{place} is a directory")
+    handle, name = tempfile.mkstemp(prefix=".tilewright-", dir=place.parent)
+    os.close(handle)
+    part = Path(name)
+    undo.callback(part.unlink, missing_ok=True)
+    shutil.copyfile(file, part)
+    part.chmod(0o755 if place.suffix == ".so" else 0o644)
+    return part
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove a directory, unless somebody has put something into it."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
