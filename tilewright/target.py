@@ -102,8 +102,9 @@ class Target:
         if mcpu not in known:
             near = ", ".join(sorted(name for name in known if name.startswith(mcpu[:4]))[:8])
             raise TargetError(
-                f"LLVM knows no CPU called {mcpu!r} for {triple or 'this machine'}"
-                + (f"; near it are {near}" if near else "")
+                f"LLVM knows no CPU called {mcpu!r} for {triple or 'this machine'}; "
+                + (f"near it are {near}" if near else "name one of its, or generic")
+                + ("" if triple else "; a CPU of another platform needs its triple, as in llvm:MCPU:aarch64-linux-gnu")
             )
         return _describe(mcpu, triple, cores, str(tvm.__version__))
 

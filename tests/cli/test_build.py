@@ -97,7 +97,11 @@ def refuse(tmp_path: Path, *arguments: object) -> str:
             "a triple of Linux on aarch64 or x86_64, such as llvm:cortex-a76:aarch64-linux-gnu",
         ),
         ("llvm:cortex-a76:aarch64-apple-darwin", "a triple of Linux on aarch64 or x86_64"),
-        ("llvm:znver3:aarch64-linux-gnu", "LLVM knows no CPU called 'znver3' for aarch64-linux-gnu"),
+        ("llvm:znver3:aarch64-linux-gnu", "LLVM knows no CPU called 'znver3' for aarch64-linux-gnu; name one"),
+        (
+            "llvm:cortex-a76",
+            "for this machine; name one of its, or generic; a CPU of another platform needs its triple",
+        ),
     ],
 )
 def test_targets_that_there_are_not(target: str, says: str, tmp_path: Path) -> None:
