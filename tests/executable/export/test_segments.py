@@ -173,7 +173,7 @@ def write_library(content: bytes) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (shutil.rmtree, r"the directory .*ort has no onnxruntime_c_api.h in include, .*; unpack a release"),
+        (shutil.rmtree, r"/ort does not exist; unpack a release"),
         (remove_header, r"has no onnxruntime_c_api.h in include, include/onnxruntime, .* --onnxruntime"),
         (remove_library, r"has no libonnxruntime.so in lib, lib64; unpack a release"),
         (write_header("#define ORT_API_VERSION 17\n"), r"need release 1.18 or later, but .* has version 17 of the API"),
@@ -216,7 +216,7 @@ def test_without_a_release_the_segments_are_named(
     with pytest.raises(OutputError, match=says + f"{VARIABLE}, or install one that pkg-config finds"):
         export_library(parted, tmp_path / "c", "net")
     monkeypatch.setenv(VARIABLE, str(tmp_path))
-    with pytest.raises(OutputError, match=f"the directory {tmp_path} of {VARIABLE} has no onnxruntime_c_api.h"):
+    with pytest.raises(OutputError, match=f"{tmp_path} of {VARIABLE} has no onnxruntime_c_api.h"):
         export_library(parted, tmp_path / "c", "net")
 
 

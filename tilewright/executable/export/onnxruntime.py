@@ -123,10 +123,12 @@ def _find(
         return include, library
     missing, places = (_HEADER, includes) if include is None else ("libonnxruntime.so", libraries)
     where = f"in {', '.join(places)}" if any(places) else "there"
+    folder = first if include is None else second
+    lacks = f"has no {missing} {where}" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
     raise OutputError(
-        f"ONNX Runtime for C is a directory with include/{_HEADER} and lib/libonnxruntime.so, but the directory "
-        f"{first if include is None else second}{named} has no {missing} {where}; unpack a release of ONNX Runtime for "
-        "C (the package for Python has no header), and name its directory with --onnxruntime"
+        f"ONNX Runtime for C is a directory with include/{_HEADER} and lib/libonnxruntime.so, but "
+        f"{folder}{named} {lacks}; unpack a release of ONNX Runtime for C (the package for Python has no header), and "
+        "name its directory with --onnxruntime"
     )
 
 
