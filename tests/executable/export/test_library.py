@@ -56,6 +56,8 @@ def test_the_example_gives_the_same_bits_without_python(
     done = run_bare(compile_c(source, prefix, name, tmp_path / "example"), data=(x := normal(1, 8, 32, 32)).tobytes())
     assert done.returncode == 0, done.stderr
     assert done.stdout == b"".join(np.ascontiguousarray(y).tobytes() for y in load_executable(two_buckets)(x))
+    done = run_bare(tmp_path / "example", data=x.tobytes()[:-1])
+    assert (done.returncode, done.stderr) == (1, b"the inputs have more bytes\n")
 
 
 def test_every_function_and_every_wrong_use(prefix: Path, tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_what_cannot_be_exported_says_why(shared: Path, tmp_path: Path) -> None:
         refuse(Path(shutil.copytree(shared, tmp_path / f"{number}")), change, says, tmp_path / "c")
 
 
-@pytest.mark.parametrize("name", ["", "2net", "my-net", "a" * 64, "math", "C", "tilewright", "nét", "net\n"])
+@pytest.mark.parametrize("name", ["", "2net", "my-net", "a" * 64, "math", "C", "timer", "tilewright", "nét", "net\n"])
 def test_names_that_cannot_be_a_library(name: str, shared: Path, tmp_path: Path) -> None:
     with pytest.raises(TilewrightError, match="--name is a name in C of at most 63 letters"):
         export_library(shared, tmp_path / "c", name)

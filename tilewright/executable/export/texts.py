@@ -30,11 +30,13 @@ FUNCTIONS = (
 )
 _TEMPLATES = Path(__file__).with_name("templates")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
-#: Headers of C and POSIX, libraries of the system, and the runtime, whose names would be taken twice.
+#: Headers of C and POSIX, libraries of the system, and the runtimes, whose names would be taken twice.
 _TAKEN = re.compile(
     "assert|complex|ctype|errno|fenv|float|inttypes|iso646|limits|locale|math|setjmp|signal|stdalign|stdarg|stdatomic|"
     "stdbool|stddef|stdint|stdio|stdlib|stdnoreturn|string|tgmath|threads|time|uchar|wchar|wctype|fcntl|unistd|pthread|"
-    "sched|semaphore|dirent|glob|regex|poll|netdb|dlfcn|elf|endian|link|malloc|c|m|dl|rt|util|gcc|stdc|tilewright"
+    "sched|semaphore|dirent|glob|regex|poll|netdb|dlfcn|elf|endian|link|malloc|c|m|dl|rt|util|gcc|gcc_s|resolv|"
+    # Functions of POSIX such as timer_create and sem_destroy would have the names of the library's.
+    "timer|sem|thrd|mtx|cnd|pthread_[a-z_]*|onnxruntime|tilewright"
 )
 #: What the header says of executables that have none of it.
 _WITHOUT_RUNTIME = " * - Nothing else is needed: all operators are in this library, and none runs in ONNX Runtime."
