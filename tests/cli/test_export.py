@@ -69,3 +69,4 @@ def test_what_is_no_executable(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["export", str(tmp_path), "--c", str(tmp_path / "c")])
     assert done.exit_code == 2
     assert "an executable is a directory with a manifest.json" in done.output
+    assert done.output.endswith("No such file or directory; name another directory, or tune again\n")

@@ -183,7 +183,7 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, KeyError, TypeError) as exc:
         raise OutputError(
             f"an executable is a directory with a manifest.json that `tilewright tune` wrote, but {folder} is none: "
-            f"{getattr(exc, 'strerror', None) or exc}"
+            f"{getattr(exc, 'strerror', None) or exc}; name another directory, or tune again"
         ) from exc
     if version not in (FORMAT, FORMAT_WITH_BUCKETS):
         newer = type(version) is int and version > FORMAT_WITH_BUCKETS
