@@ -181,6 +181,16 @@ def test_a_canary_finds_a_node_that_lies(canary: CanaryAnswer, message: str) -> 
     crew.close()
 
 
+def test_a_fleet_of_builders_only_is_an_error() -> None:
+    crew = HereCrew()
+    crew.join_builder("one")
+    crew.join_builder("other")
+    says = "the cluster has builders only: one, other; start a node without TILEWRIGHT_NODE_BUILDER"
+    with pytest.raises(FleetError, match=says):
+        Fleet(crew).gather()
+    crew.close()
+
+
 def test_a_fleet_without_nodes_is_an_error() -> None:
     with toy_fleet() as (fleet, _), pytest.raises(FleetError, match="needs a node that measures"):
         fleet.gather(first=0.05)

@@ -94,6 +94,11 @@ class Fleet:
             if member.announcement is None or not self.measuring():
                 raise FleetError(f"node {member.name} cannot take part: {member.reason}")
         if not self.measuring():
+            if builders := [member.name for member in self.members.values() if member.state == "building"]:
+                raise FleetError(
+                    "a fleet needs a node that measures, but the cluster has builders only: "
+                    f"{', '.join(builders[:8])}; start a node without TILEWRIGHT_NODE_BUILDER"
+                )
             raise FleetError(
                 f"a fleet needs a node that measures, but the cluster has none after {first:g} s; start one with "
                 "'ray start --address=HEAD:6379', or free the cores of those that other jobs have"
