@@ -80,6 +80,12 @@ def test_convolutions_of_all_forms(data: st.DataObject) -> None:
     assert make_space(contractions[0].task, TARGET).template.startswith(("contraction", "depthwise"))
 
 
+def test_a_depthwise_convolution_of_one_pixel() -> None:
+    """All pixels of it are one loop, so that its rows are not apart."""
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=17)
+    all_agree([node], {"x": [1, 17, 5, 6]}, [1, 17, 5, 6], w=normal(17, 1, 1, 1), b=normal(17))
+
+
 @pytest.mark.parametrize("groups", [1, 17])
 def test_what_reads_a_gelu_twice(groups: int) -> None:
     """Hard-swish reads its operand twice, so that the formula of a GELU before it is in the program twice."""
