@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from typer.testing import CliRunner
 
-from tests.models import conv_model, normal
+from tests.models import conv_model, normal, save
 from tilewright.cli import app
 
 
@@ -104,6 +104,9 @@ def test_random_samples_are_for_speed(model: Path) -> None:
         (["--dynamic", "--shape", "x=1"], "--random is missing"),
         (["--out", "/nowhere/at/all.onnx", "--random"], "--out names a file in a directory"),
         (["--out", "/", "--random"], "--out names a new file"),
+        (["--out", "/proc/m.onnx", "--random"], "--out names a file in a directory"),
+        (["--out", "m" * 300, "--random"], "File name too long"),
+        (["--out", "\udcff.onnx", "--random"], "UTF-8"),
     ],
 )
 def test_wrong_options_end_with_one_message(model: Path, options: list[str], says: str) -> None:
@@ -120,8 +123,23 @@ def test_wrong_samples_end_with_one_message(model: Path) -> None:
     code, said, _ = quantize(model, "--calibrate", str(samples))
     assert code == 2
     assert "'x' is (1,8,10,10) and the array is (5, 1, 8, 10, 9)" in said
+    np.savez(samples, x=normal(5, 1, 8, 10, 10) + 1j)
+    assert "complex64; give one of float32" in quantize(model, "--calibrate", str(samples))[1]
     assert quantize(model, "--calibrate", str(model))[0] == 2
     assert quantize(model, "--calibrate", str(samples), "--random")[0] == 2
+
+
+def test_weights_without_a_range_and_models_without_inputs(model: Path) -> None:
+    proto = onnx.load(model)
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.full((16, 8, 3, 3), np.nan, np.float32), "w"))
+    onnx.save(proto, model)
+    code, said, _ = quantize(model, "--random")
+    assert code == 2
+    assert "1152 numbers of its weights 'w' are NaN or infinite" in said.replace(",", "")
+    save(model, [helper.make_node("MatMul", ["w", "w"], ["y"])], {}, [4, 4], w=normal(4, 4))
+    code, said, _ = quantize(model, "--random")
+    assert code == 2
+    assert "this model has no inputs" in said
 
 
 def test_a_model_is_quantised_once(model: Path) -> None:

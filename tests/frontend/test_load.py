@@ -43,7 +43,7 @@ def test_a_symbolic_batch_needs_a_shape(tmp_path: Path) -> None:
 
 
 def test_a_shape_for_no_input_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShapeError, match=r"'z' is none; it has: x"):
+    with pytest.raises(ShapeError, match=r"--shape and samples .* 'z' is none; it has: x"):
         load(conv_model(tmp_path / "m.onnx"), {"z": (1, 8, 10, 10)})
 
 

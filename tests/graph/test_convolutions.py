@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -77,6 +78,30 @@ def test_convolutions_of_all_forms(data: st.DataObject) -> None:
     contractions = [u for u in extraction.uses if u.task.kind == "contraction"]
     assert len(contractions) == 1
     assert make_space(contractions[0].task, TARGET).template.startswith(("contraction", "depthwise"))
+
+
+def test_a_depthwise_convolution_of_one_pixel() -> None:
+    """All pixels of it are one loop, so that its rows are not apart."""
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=17)
+    all_agree([node], {"x": [1, 17, 5, 6]}, [1, 17, 5, 6], w=normal(17, 1, 1, 1), b=normal(17))
+
+
+@pytest.mark.parametrize("groups", [1, 17])
+def test_what_reads_a_gelu_twice(groups: int) -> None:
+    """Hard-swish reads its operand twice, so that the formula of a GELU before it is in the program twice."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1], group=groups),
+        helper.make_node("Mul", ["c", "root"], ["d"]),
+        helper.make_node("Erf", ["d"], ["e"]),
+        helper.make_node("Add", ["e", "one"], ["f"]),
+        helper.make_node("Mul", ["c", "f"], ["h"]),
+        helper.make_node("Mul", ["h", "half"], ["g"]),
+        helper.make_node("Add", ["g", "k"], ["t"]),
+        helper.make_node("HardSwish", ["t"], ["y"]),
+    ]
+    weights = {"w": normal(17, 17 // groups, 3, 3), "k": normal(17, 1, 1)}
+    weights |= {name: np.asarray(x, np.float32) for name, x in (("root", 0.5**0.5), ("one", 1), ("half", 0.5))}
+    all_agree(nodes, {"x": [1, 17, 5, 5]}, [1, 17, 5, 5], **weights)
 
 
 @settings(_DRAWN, max_examples=5)

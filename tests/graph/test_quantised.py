@@ -185,6 +185,14 @@ def activations(net: Sketch) -> None:
     erf = net.op("Erf", net.op("Mul", c, net.constant(0.5**0.5, "float32")))
     gelu = net.op("Mul", halves, net.op("Add", erf, net.constant(1.0, "float32")))
     net.output(net.q(gelu, 0.041, 9))  # far from ties: a scale of 0.04 halves every other level
+    d = net.op("Conv", a, net.weight(16, 16, 1, 1))
+    erf = net.op("Erf", net.op("Mul", d, net.constant(0.5**0.5, "float32")))
+    gelu = net.op(
+        "Mul", net.op("Mul", d, net.op("Add", erf, net.constant(1.0, "float32"))), net.constant(0.5, "float32")
+    )
+    net.output(
+        net.q(net.op("HardSwish", net.op("Add", gelu, net.constant(0.1, "float32"))), 0.041, 9)
+    )  # reads it twice
     net.output(net.q(net.op("Add", net.op("Tanh", b), net.op("Softmax", b, axis=1)), 0.01, 100))
     net.output(net.q(net.op("AveragePool", b, kernel_shape=[2, 3], pads=[0, 1, 1, 0]), 0.031, 100))
 

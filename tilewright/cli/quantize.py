@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +18,7 @@ from tilewright.errors import ModelFormatError, OutputError, TilewrightError
 from tilewright.frontend.file_kinds import is_program
 from tilewright.jsonable import to_json_object
 from tilewright.measure.memory import check_memory
+from tilewright.names import check_encodable
 from tilewright.scratch import scratch
 from tilewright.wording import counted
 
@@ -78,8 +80,7 @@ def quantize(
     if is_program(model):
         raise ModelFormatError(f"the quantiser takes an ONNX file, but {model} is another; export it with torch.onnx")
     out = out or model.with_name(f"{model.stem}.int8.onnx")
-    if out.exists() and (not out.is_file() or out.samefile(model)):
-        raise OutputError(f"--out names a new file, or an old one to replace, but {out} is not; name another")
+    _check_out(out, model)
     if shape and not random:
         raise TilewrightError("--shape is that of --random's samples, but --random is missing; leave --shape out")
     check_memory(*_LEAST)
@@ -106,6 +107,26 @@ def quantize(
         return
     _tell(found, random)
     print(f"{out}; tune it with: tilewright tune {quote(str(out))}")
+
+
+def _check_out(out: Path, model: Path) -> None:
+    """Refuse a name that no file can have, and one of something that is not replaced.
+
+    Raises:
+        OutputError: it is one.
+    """
+    for path in (model, out):
+        check_encodable(path.absolute(), "a file that ONNX Runtime reads or writes", "rename it")
+    try:
+        replaces = stat.S_ISREG(out.stat().st_mode) and not out.samefile(model)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(
+            f"--out names a file that can be written, but {out} is none: {error.strerror}; name another"
+        ) from error
+    if not replaces:
+        raise OutputError(f"--out names a new file, or an old one to replace, but {out} is not; name another")
 
 
 def _tell(found: Quantised, random: bool) -> None:

@@ -119,7 +119,9 @@ def _list_names(declared: Declared) -> list[str]:
 def _unknown(name: str, declared: Declared) -> ShapeError:
     names = _list_names(declared)
     more = f"; its open dimensions are: {', '.join(names)}" if names else ""
-    return ShapeError(f"--shape names an input of the model, but {name!r} is none; it has: {', '.join(declared)}{more}")
+    return ShapeError(
+        f"--shape and samples name inputs of the model, but {name!r} is none; it has: {', '.join(declared)}{more}"
+    )
 
 
 def _name_input(shapes: Shapes, declared: Declared, fixed: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
@@ -163,7 +165,7 @@ def _bind(group: Shapes, names: Mapping[str, int], declared: Declared) -> dict[s
         )
         if not fits:
             raise ShapeError(
-                f"--shape keeps the dimensions that the model fixes, but input {name!r} is "
+                f"--shape or a sample keeps the dimensions that the model fixes, but input {name!r} is "
                 f"[{describe_dimensions(dimensions)}] and {list(shape)} was given; give another shape"
             )
         for dimension, extent in zip(dimensions, shape, strict=True):

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
-    from tvm.tirx import ForKind, Stmt
+    from tvm.tirx import ForKind, Let, Stmt
+    from tvm_ffi import StructuralMutator
 
-__all__ = ["bound_index", "load", "make_counter", "make_index", "make_loop", "make_sequence", "store"]
+__all__ = ["bind_once", "bound_index", "load", "make_counter", "make_index", "make_loop", "make_sequence", "store"]
 
 _INDEX = "int64"  # as Relax counts
 
@@ -26,6 +27,35 @@ def make_index(value: int) -> Expr:
     from tvm import tirx
 
     return tirx.const(value, _INDEX)
+
+
+def bind_once(statement: Stmt) -> Stmt:
+    """The statement, in which each ``Let`` has a variable of its own.
+
+    A formula with a ``Let``, such as GELU's, is there twice after it was inlined into one that reads it twice, such as
+    hard-swish. TVM's analysis refuses a variable that is bound twice.
+    """
+    from tvm import tirx
+    from tvm.ir import Var
+    from tvm_ffi import structural_mutate
+
+    bound: dict[Var, Var] = {}
+
+    def bind(node: Let, mutator: StructuralMutator) -> Expr:
+        value, before = mutator.mutate(node.value), bound.get(node.var)
+        new = bound[node.var] = tirx.Var(node.var.name, str(node.var.ty.dtype))
+        body = mutator.mutate(node.body)
+        if before is None:
+            del bound[node.var]
+        else:  # the same formula within its own body
+            bound[node.var] = before
+        return tirx.Let(new, value, body)
+
+    def variable(node: Var, _: object) -> Expr:
+        return bound.get(node, node)
+
+    made: Stmt = structural_mutate(statement, ((tirx.Let, bind), (Var, variable)))
+    return made
 
 
 def bound_index(value: Expr, most: int) -> Expr:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tilewright.errors import FormError
 from tilewright.ops.function import OPAQUE
 from tilewright.ops.mark import Mark, take_mark
-from tilewright.ops.statements import make_index
+from tilewright.ops.statements import bind_once, make_index
 from tilewright.space.module import form_errors, task_module
 from tilewright.task import Task
 
@@ -90,7 +90,7 @@ def schedule_statements(function: PrimFunc, body: Stmt, buffers: Sequence[Var]) 
     from tvm import tirx
     from tvm.s_tir import SBlock, SBlockRealize, Schedule
 
-    root = SBlock([], [], [], "root", body, None, list(buffers))
+    root = SBlock([], [], [], "root", bind_once(body), None, list(buffers))
     return Schedule(
         tvm.ir.IRModule({"main": function.with_body(SBlockRealize([], tirx.const(True, "bool"), root))}), seed=1
     )

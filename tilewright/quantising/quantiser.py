@@ -26,7 +26,7 @@ from tilewright.quantising.samples import (
     how_to_make_samples,
     take_samples,
 )
-from tilewright.wording import describe_error, did_you_mean
+from tilewright.wording import counted, describe_error, did_you_mean
 
 if TYPE_CHECKING:
     import onnx
@@ -108,7 +108,7 @@ def quantise_here(plan: QuantisingPlan) -> Quantised:
     upgrade(model)
     for number, node in enumerate(model.graph.node):  # the quantiser leaves nodes out by their names
         node.name = node.name or f"{node.op_type}_{number}"
-    with tempfile.TemporaryDirectory(prefix="tilewright-quantise-", dir=_folder_of(plan.out)) as text:
+    with _make_folder(plan.out) as text:
         made = Path(text) / plan.out.name
         quantised = _call_quantiser(plan, model, calibrating, made)
         found = _run(made, judging)
@@ -146,6 +146,11 @@ def list_model_inputs(model: onnx.ModelProto) -> list[ModelInput]:
 
 
 def _make_samples(plan: QuantisingPlan, inputs: Sequence[ModelInput]) -> list[Sample]:
+    if not inputs and not plan.dynamic:
+        raise ModelError(
+            "static quantising takes the ranges of tensors from samples of inputs, but this model has no inputs; use "
+            "it as it is"
+        )
     if plan.random:
         return draw_samples(inputs, plan.random, plan.shapes, plan.seed)
     samples = take_samples(plan.samples, inputs)
@@ -199,9 +204,9 @@ def _call_quantiser(plan: QuantisingPlan, model: onnx.ModelProto, samples: Seque
     except TilewrightError:
         raise
     except Exception as error:  # the quantiser raises many kinds
+        remedy = _advise(model, plan.dynamic)
         raise ModelError(
-            f"ONNX Runtime's quantiser takes the model, but it says: {describe_error(error)}; leave operators out with "
-            "--exclude, or try --dynamic"
+            f"ONNX Runtime's quantiser takes the model, but it says: {describe_error(error)}; {remedy}"
         ) from error
     found = _count_quantised(onnx.load(str(out), load_external_data=False))
     if not found:
@@ -294,11 +299,36 @@ def _count_bytes(model: onnx.ModelProto) -> int:
     return sum(count_bytes(tensor) for graph in graphs(model) for tensor in tensors(graph))
 
 
-def _folder_of(out: Path) -> Path:
-    """The directory of a file, on whose file system temporary files can be renamed to it."""
+def _advise(model: onnx.ModelProto, dynamic: bool) -> str:
+    """What to do where the quantiser failed. If a weight has no range, it says "scale issue", and not which one."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    read = {name for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul") for name in node.input[1:2]}
+    for tensor in model.graph.initializer:
+        if tensor.name in read and tensor.data_type in (tensor.FLOAT, tensor.FLOAT16):
+            finite = np.isfinite(numpy_helper.to_array(tensor))
+            if not finite.all():
+                bad = counted(int(finite.size - np.count_nonzero(finite)), "number")
+                return f"{bad} of its weights {tensor.name!r} are NaN or infinite: export the model again"
+    if dynamic:
+        return "leave operators out with --exclude"
+    return "check that no tensor overflows on the samples, leave operators out with --exclude, or try --dynamic"
+
+
+def _make_folder(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """A directory beside a file, in which temporary files are made and then renamed to it."""
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise OutputError(f"--out names a file in a directory that can be written, but {out.parent} is none")
-    return out.parent
+        raise OutputError(
+            f"--out names a file in a directory that can be written, but {out.parent} is none; name another"
+        )
+    try:
+        return tempfile.TemporaryDirectory(prefix="tilewright-quantise-", dir=out.parent)
+    except OSError as error:  # such as /proc, which seems to be writable
+        raise OutputError(
+            f"--out names a file in a directory that can be written, but {out.parent} is none: {error.strerror}; "
+            "name another"
+        ) from error
 
 
 def _publish(folder: Path, out: Path) -> None:

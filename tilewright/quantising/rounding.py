@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tilewright.errors import ModelError, ProcessError
 from tilewright.frontend.shapes import ShapeRequest, bind_shapes
 from tilewright.measure.isolated_call import IsolatedCall
+from tilewright.names import check_encodable
 from tilewright.quantising.accuracy import OutputAccuracy, compare_outputs, run_model
 from tilewright.quantising.samples import Sample, draw_samples, take_samples
 from tilewright.wording import counted
@@ -107,6 +108,7 @@ def round_here(path: Path, out: Path, shapes: ShapeRequest | None, cached: int, 
         weights[name].CopyFrom(numpy_helper.from_array(rounded, name))
     if not products:
         return Rounded(0, 0)
+    check_encodable(path.absolute(), "a model that ONNX Runtime reads", "rename it, or leave out --precision")
     save_onnx(model, out)
     inputs = list_model_inputs(model)
     given: list[Sample] = take_samples(shapes.samples, inputs) if shapes is not None else []

@@ -88,14 +88,16 @@ def _name(file: Sample, inputs: Sequence[ModelInput]) -> Sample:
 def _unstack(wanted: ModelInput, array: Array) -> list[Array]:
     """The samples of an input that an array holds."""
     if array.dtype != wanted.dtype:
+        numbers = array.dtype.kind in "fiub"
         raise ShapeError(
             f"samples have the dtypes of the model's inputs, but {wanted.name!r} is {wanted.dtype} and the array is "
-            f"{array.dtype}; convert it with .astype({str(wanted.dtype)!r})"
+            f"{array.dtype}; "
+            + (f"convert it with .astype({str(wanted.dtype)!r})" if numbers else f"give one of {wanted.dtype}")
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         bad = int(array.size - np.count_nonzero(np.isfinite(array)))
         raise ShapeError(
-            f"samples are finite, since ranges are taken from them, but {wanted.name!r} has "
+            f"samples are finite, since ranges and errors of outputs are taken from them, but {wanted.name!r} has "
             f"{counted(bad, 'element')} that are NaN or infinite; leave these samples out"
         )
     dims = wanted.dimensions

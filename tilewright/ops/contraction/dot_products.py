@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tilewright.ops.statements import bind_once
 from tilewright.target import Target
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class DotProduct:
 
         function = module["main"]
         body = structural_map(function.body, (s_tir.SBlock, replace))
-        return tvm.ir.IRModule({"main": function.with_body(body)})
+        return tvm.ir.IRModule({"main": function.with_body(bind_once(body))})
 
     def _implement(self, block: SBlock) -> SBlock:
         from tvm import s_tir

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tilewright.errors import FormError
 from tilewright.ops.contraction.dot_products import DotProduct
 from tilewright.ops.contraction.form import BLOCK, Form, find_pad
+from tilewright.ops.statements import bind_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,7 +150,7 @@ def _split_columns(schedule: Schedule, name: str) -> Schedule:
     root = function.body.block
     *others, _ = root.body.seq
     made = SBlock([], [], [], root.name_hint, tirx.SeqStmt([*others, nest]), None, root.alloc_buffers)
-    main = function.with_body(SBlockRealize([], tirx.const(True, "bool"), made))
+    main = function.with_body(bind_once(SBlockRealize([], tirx.const(True, "bool"), made)))
     return NewSchedule(tvm.ir.IRModule({"main": main}), seed=1)
 
 

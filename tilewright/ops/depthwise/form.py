@@ -106,6 +106,8 @@ def read_depthwise(module: IRModule) -> Depthwise:
     extents = form.extents
     if shape[:2] + shape[4:] != [extents["n"], extents["o"], extents["l"]]:
         raise FormError("a depthwise convolution keeps the blocks of its data")
+    if [int(extent) for extent in result.ty.shape[2:4]] != [extents["h"], extents["w"]]:
+        raise FormError("a depthwise convolution of 1x1 has one loop over all pixels, which a contraction has, too")
     return Depthwise(
         extents["n"], extents["o"], extents["l"], windows[0], windows[1], data, weight, result, writer, schedule.mod
     )
