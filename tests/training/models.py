@@ -70,6 +70,29 @@ def step(model: Any, *inputs: Any) -> Any:
     return loss.detach()
 
 
+def passes_of(model: Any, x: Any) -> list[Any]:
+    """The graphs of the forward and the backward pass of a step, as they are cut; gradients are those of eager mode."""
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._functorch._aot_autograd.utils import make_boxed_func
+
+    from tilewright.training.partition import partition
+
+    graphs: list[Any] = []
+
+    def keep(module: Any, _: Any) -> Any:
+        graphs.append(module)
+        return make_boxed_func(module.forward)
+
+    torch.compiler.reset()
+    eager = copy.deepcopy(model)
+    backend = aot_autograd(fw_compiler=keep, bw_compiler=keep, decompositions={}, partition_fn=partition)
+    step(torch.compile(model, backend=backend), x)
+    step(eager, x)
+    for (name, parameter), other in zip(model.named_parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-4, atol=1e-6, msg=name)
+    return graphs
+
+
 def in_float64(model: Any) -> Any:
     """A copy of a model in float64."""
     return copy.deepcopy(model).double()

@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from tilewright.graph.marked import read_marked
 from tilewright.graph.value import Value
 from tilewright.graph.view import View
 from tilewright.ops.attention import Attention, Dims, attention
 from tilewright.ops.attention.form import KIND
-from tilewright.ops.mark import take_mark
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -31,12 +31,11 @@ def serve(walk: Rewriter, call: relax.Call) -> list[Value] | None:
     """
     from tvm import relax
 
-    mark = take_mark(walk.builder.get()[call.args[0]])[1]
-    found = [walk.values.get(argument) for argument in call.args[1].fields]
-    operands = [value for value in found if isinstance(value, Value)]
-    if mark.kind != KIND or len(operands) < len(found):
+    found = read_marked(walk, call, KIND)
+    if found is None:
         return None
-    plain = Attention.parse(mark.detail)
+    detail, operands = found
+    plain = Attention.parse(detail)
     if not plain.sums or plain.masks:
         return None
     dims = [_lay(walk, v, getattr(plain, name)) for name, v in zip("qkv", operands, strict=True)]

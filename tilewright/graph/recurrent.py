@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilewright.graph.marked import read_marked
 from tilewright.graph.value import Value
 from tilewright.graph.view import View
 from tilewright.ops import recurrent
-from tilewright.ops.mark import take_mark
 from tilewright.ops.recurrent.cell import KIND
 
 if TYPE_CHECKING:
@@ -34,12 +34,11 @@ def serve(walk: Rewriter, call: relax.Call) -> Value | list[Value] | None:
     """
     from tvm import relax
 
-    mark = take_mark(walk.builder.get()[call.args[0]])[1]
-    found = [walk.values.get(argument) for argument in call.args[1].fields]
-    operands = [value for value in found if isinstance(value, Value)]
-    if mark.kind != KIND or len(operands) < len(found):
+    found = read_marked(walk, call, KIND)
+    if found is None:
         return None
-    plain = recurrent.Cell.parse(mark.detail)
+    detail, operands = found
+    plain = recurrent.Cell.parse(detail)
     # Networks nearly always read the directions of a step side by side. For other orders, the result is a view.
     order = "tbd" if plain.y_order == "tdb" else plain.y_order
     block = recurrent.find_block(plain.hidden, walk.lanes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,12 @@ class Window:
         return output * self.stride + tap * self.dilation - self.before
 
     @property
+    def whole(self) -> range:
+        """The results whose whole window is in the image."""
+        found = [o for o in range(self.outputs) if self.inside(o, 0) and self.inside(o, self.taps - 1)]
+        return range(found[0], found[-1] + 1) if found else range(0)
+
+    @property
     def padded(self) -> bool:
         """Whether any window leaves the image."""
         last = self.at(self.outputs - 1, self.taps - 1)
@@ -60,8 +66,8 @@ class Depthwise:
         batch, blocks, lanes: of the data and of the result.
         rows, columns: how the window moves.
         data, weight: the buffers of the function.
-        result: the sums, which ``write`` reads.
-        writes: the variables of the block that writes the result, for the five axes, and what it writes.
+        result: the sums, which the block of ``writes`` reads.
+        writes: the variables of the block that writes the function's result, one for each axis, and that block.
         module: holds the function.
     """
 
@@ -141,7 +147,7 @@ def _read_pad(stmt: SBlock) -> tuple[Var, tuple[int, int]]:
     """The image that a block pads, and the rows and columns of zeros before it."""
     from tvm.sym import detect_linear_equation
 
-    regions = [region for region in stmt.reads]
+    regions = list(stmt.reads)
     variables = [v.var for v in stmt.iter_vars]
     if len(regions) != 1 or len(variables) != 5:
         raise FormError("padding reads one image")
@@ -172,8 +178,7 @@ def _loads(stmt: SBlock, buffer: Var) -> list[Sequence[Expr]]:
             found.append(list(node.indices))
         return node
 
-    visit: Callable[[TensorLoad], TensorLoad] = note
-    structural_map(stmt.body, (TensorLoad, visit))
+    structural_map(stmt.body, (TensorLoad, note))
     return found
 
 

@@ -69,7 +69,7 @@ def tiles_of(form: Depthwise, columns: int) -> list[Tile]:
     inside = False
     for first in range(0, window.outputs, columns):
         size = min(columns, window.outputs - first)
-        now = all(window.inside(output, tap) for output in (first, first + size - 1) for tap in (0, window.taps - 1))
+        now = first in window.whole and first + size - 1 in window.whole
         last = found[-1] if found else None
         if last is not None and inside and now and last.columns == size:
             found[-1] = Tile(last.first, size, last.count + 1)
@@ -122,10 +122,7 @@ class _Writer:
         some = self._tiles(row, low, tirx.max(high - low, make_index(0)))
         if not self.nest.whole:
             return some
-        inside = [o for o in range(window.outputs) if window.inside(o, 0) and window.inside(o, window.taps - 1)]
-        if not inside:
-            return some
-        whole = tirx.all(row >= make_index(inside[0]), row <= make_index(inside[-1]))
+        whole = tirx.all(row >= make_index(window.whole[0]), row <= make_index(window.whole[-1]))
         return tirx.IfThenElse(whole, self._tiles(row, make_index(0), window.taps), some)
 
     def _tiles(self, row: Expr, low: Expr, taps: Expr | int) -> Stmt:
@@ -189,28 +186,20 @@ class _Writer:
 
     def _finish(self, sums: Var, row: Expr, first: Expr, c: int) -> Stmt:
         """What follows the sums of a column, as the function has it."""
-        from tvm import tirx
         from tvm.ir import TensorLoad, Var
         from tvm_ffi import structural_map
 
         variables, block = self.form.writes
 
         def vector(lane: Expr) -> Stmt:
-            values = (self.item, self.block, row, first + c, lane)
-            named: list[tuple[Var, Expr]] = list(zip(variables, values, strict=True))
-
-            def name(node: tirx.Let) -> tirx.Let:  # each copy of the statement needs names of its own
-                named.append((node.var, tirx.Var(node.var.name, node.var.ty)))
-                return node
-
-            structural_map(block.body, (tirx.Let, name))
+            places = dict(zip(variables, (self.item, self.block, row, first + c, lane), strict=True))
 
             def read(node: TensorLoad) -> Expr:
                 same = node.source.same_as(self.form.result)
                 return load(sums, [make_index(c), lane]) if same else node
 
             def moved(node: Var) -> Expr:
-                return next((value for var, value in named if node.same_as(var)), node)
+                return places.get(node, node)
 
             body = structural_map(block.body, (TensorLoad, read))
             moved_body: Stmt = structural_map(body, (Var, moved))

@@ -74,11 +74,11 @@ class DepthwiseSpace(KnobsAlone):
             )
         taps = form.columns.taps
         widest = max(1, min(_WIDEST, form.columns.outputs, target.registers - 2, _BODY // taps))
-        written = 2 * taps * form.rows.taps <= _BODY
+        written = 2 * taps * form.rows.taps <= _BODY and form.rows.taps > 1 and len(form.rows.whole) > 0
         self.knobs: tuple[Knob, ...] = (
             ChoiceKnob.of("columns", range(1, widest + 1)),
             ChoiceKnob.of("parts", [parts for parts in _PARTS if parts == 1 or parts <= form.rows.outputs]),
-            ChoiceKnob.of("whole", [0, 1] if written and form.rows.taps > 1 else [0]),
+            ChoiceKnob.of("whole", [0, 1] if written else [0]),
             ChoiceKnob.of("parallel", [0, 1]),
         )
 
@@ -127,7 +127,7 @@ class DepthwiseSpace(KnobsAlone):
             size = tile.columns
             # Two multiply-adds and two loads a cycle; four cycles until a sum is ready for the next addition.
             loads = min(size * taps, (size - 1) * stride + taps) + taps
-            busy = max(size * taps / 2, loads / 2, 4.0 * min(taps, size * taps) / max(1, min(size, taps)))
+            busy = max(size * taps / 2, loads / 2, 4 * taps / min(size, taps))
             spilled = 1.5 if size + taps + 1 > registers else 1.0
             total += tile.count * (form.rows.taps * (spilled * busy + 2) + 2 * size + 4)
         return total
