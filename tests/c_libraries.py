@@ -29,18 +29,24 @@ g (float[N,8,32,32] x) => (float[N,16,32,32] y, float[N,M] z, float[N,8,32,32] s
 }"""
 
 
-def build_two_buckets(folder: Path, target: Target = TARGET) -> Path:
-    """The executable ``folder/out``."""
-    require(target)
-    model = parser.parse_model(MODEL)
-    model.graph.initializer.append(numpy_helper.from_array(normal(16, 8, 3, 3), "w"))
+def build_buckets(
+    folder: Path, model: onnx.ModelProto, shapes: Sequence[dict[str, tuple[int, ...]]], target: Target
+) -> Path:
+    """The executable ``folder/out`` of a model, with default schedules and a bucket for each of the shapes."""
     onnx.save(model, folder / "m.onnx")
-    shapes = [{"x": (n, 8, 32, 32)} for n in (1, 2)]
     extraction = extract_buckets(load_buckets(folder / "m.onnx", shapes), target)
     spaces = {use.task.key: make_space(use.task, target) for use in extraction.uses}
     functions = {key: space.schedule(space.default()).mod["main"] for key, space in spaces.items()}
     build(extraction, functions, folder / "out", {})
     return folder / "out"
+
+
+def build_two_buckets(folder: Path, target: Target = TARGET) -> Path:
+    """The executable ``folder/out``."""
+    require(target)
+    model = parser.parse_model(MODEL)
+    model.graph.initializer.append(numpy_helper.from_array(normal(16, 8, 3, 3), "w"))
+    return build_buckets(folder, model, [{"x": (n, 8, 32, 32)} for n in (1, 2)], target)
 
 
 @pytest.fixture(scope="session")

@@ -17,20 +17,16 @@ import pytest
 from onnx import parser
 from typer.testing import CliRunner
 
-from tests.c_libraries import compile_c, run_bare
+from tests.c_libraries import build_buckets, compile_c, run_bare
 from tests.executables import read, reseal
 from tests.models import TARGET, built, runs
 from tests.targets import lane_target, require
 from tilewright.cli import app
-from tilewright.compiling.build import build
 from tilewright.errors import OutputError
 from tilewright.executable.executable import load_executable
 from tilewright.executable.export.library import export_library
 from tilewright.executable.export.onnxruntime import VARIABLE, find_onnxruntime, find_release
 from tilewright.executable.runtime.library import find_compiler
-from tilewright.frontend.load import load_buckets
-from tilewright.graph.buckets import extract_buckets
-from tilewright.ops.registry import make_space
 from tilewright.target import Target
 from tilewright.tensor import Array
 
@@ -61,13 +57,7 @@ needs_pkg_config = pytest.mark.skipif(shutil.which("pkg-config") is None, reason
 def build_parted(folder: Path, target: Target = TARGET) -> Path:
     """The executable ``folder/out`` with two buckets, each with a segment."""
     require(target)
-    onnx.save(parser.parse_model(MODEL), folder / "m.onnx")
-    shapes = [{"x": (n, 64), "i": (3,)} for n in (16, 48)]
-    extraction = extract_buckets(load_buckets(folder / "m.onnx", shapes), target)
-    spaces = {use.task.key: make_space(use.task, target) for use in extraction.uses}
-    functions = {key: space.schedule(space.default()).mod["main"] for key, space in spaces.items()}
-    build(extraction, functions, folder / "out", {})
-    return folder / "out"
+    return build_buckets(folder, parser.parse_model(MODEL), [{"x": (n, 64), "i": (3,)} for n in (16, 48)], target)
 
 
 @pytest.fixture(scope="module")
