@@ -41,7 +41,8 @@ def main(connection: Connection, folder: str) -> None:
         with watching():
             if asked["waits"]:
                 line.say("state", "waiting")
-                time.sleep(60.0)
+                for _ in range(600):  # a signal that another thread gets ends no sleep of this one
+                    time.sleep(0.1)
             line.say("report", len(best))
     except KeyboardInterrupt:
         line.say("failed", "interrupted")
