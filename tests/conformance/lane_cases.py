@@ -18,6 +18,7 @@ import numpy as np
 from onnx import NodeProto, helper
 
 from tests.executable.test_plan import expand
+from tests.graph.test_expansions import inverted_residual
 from tests.graph.test_tokens import attention
 from tests.models import normal, read, save
 from tests.targets import LANES, lane_target
@@ -146,7 +147,7 @@ class Case:
         templates: of the spaces that serve its tasks, whatever the lanes.
         moves: whether something besides may move elements, such as into blocks at the start and out of them at the end.
         algorithm: of its convolutions, where they can be computed so.
-        joined: whether one function computes each attention.
+        joined: whether one function computes each attention, and each 1x1 convolution with a depthwise one after it.
     """
 
     write: Callable[[Path], Path]
@@ -195,6 +196,9 @@ CASES: dict[str, Case] = {
         moves=False,
         joined=True,
     ),
+    "inverted residual in one function": Case(
+        partial(inverted_residual, channels=12, wide=36), ("contraction", "expansion"), joined=True
+    ),
     "narrow heads": _TOKENS(partial(attention, batch=2, tokens=6, heads=3, depth=4, masked=False, one=True)),
     "recurrence": _STEPS(partial(recurrence, hidden=20)),
     "winograd2": _STAGED(partial(convolution, channels=16, out=24), algorithm="winograd2"),
@@ -222,7 +226,7 @@ def extraction_of(name: str, lanes: int) -> Extraction:
     network, target, algorithm = _network(name), lane_target(lanes), CASES[name].algorithm
     first = extract(network, target)
     if CASES[name].joined:
-        return first.with_algorithms({}, {form for form, _ in first.attentions})
+        return first.with_algorithms({}, {*dict(first.attentions), *dict(first.joints)})
     if algorithm == "direct":
         return first
     return extract(network, target, {conv: algorithm for conv, _ in first.rewritten.convolutions})

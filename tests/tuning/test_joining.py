@@ -1,19 +1,25 @@
-"""Whether one function computes an attention: by latencies that are made up."""
+"""Whether one function computes an attention, or a pair of convolutions: by latencies that are made up."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
+from tests.graph.test_expansions import inverted_residual
 from tests.graph.test_tokens import attention
 from tests.models import TARGET, read
 from tests.tuning.test_algorithms import Table
+from tilewright.graph.expansions import Joint
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.runner import NoRunner
 from tilewright.ops import make_space
+from tilewright.ops.attention import Attention
 from tilewright.records.memory import MemoryStore
+from tilewright.task import Task
 from tilewright.tuning.joining import JoinChoice, choose_joined, joined_task
+from tilewright.tuning.ways import choose_ways, recorded_ways
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +92,34 @@ def test_records_of_the_one_function_alone_choose_nothing(extraction: Extraction
 def test_a_function_that_fails_is_not_chosen(extraction: Extraction) -> None:
     (choice,), _ = choose(extraction, times(extraction, math.inf, 1.0))
     assert not choice.joined
+
+
+@pytest.mark.parametrize(("one", "joined"), [(1.0, True), (1.99, False)])
+def test_a_pair_of_convolutions_is_chosen_like_an_attention(one: float, joined: bool, tmp_path: Path) -> None:
+    extraction = extract(read(inverted_residual(tmp_path / "m.onnx", 8, 32)), TARGET)
+    ((form, _),) = extraction.joints
+    table = Table({task.name.split()[0]: 1.0 for task in form.several} | {"expansion": one})
+    ways = choose_ways(extraction, TARGET, table, table.store, math.inf)
+    (choice,) = ways.choices
+    assert choice.report().conv == str(form)
+    assert choice.report().chosen == ("one_function" if joined else "several")
+    assert ways.joined == ({form} if joined else set())
+    assert ("expansion" in {use.task.kind for use in ways.apply(extraction).uses}) is joined
+    # The records alone say the same, as for `tilewright tasks`.
+    assert recorded_ways(extraction, TARGET, table.store).joined == ways.joined
+
+
+def test_another_kind_is_no_example(extraction: Extraction, tmp_path: Path) -> None:
+    """What there is no time to measure is computed as something of its kind, or by several functions."""
+    pairs = extract(read(inverted_residual(tmp_path / "m.onnx", 8, 32)), TARGET)
+    ((attention_form, _),) = extraction.attentions
+    ((pair, _),) = pairs.joints
+    table = times(extraction, 1.0, 1.0)
+    table.milliseconds |= {"expansion": 1.0} | {task.name.split()[0]: 1.0 for task in pair.several}
+
+    def separate(form: Attention | Joint) -> tuple[Task, ...]:
+        return form.several if isinstance(form, Joint) else extraction.separate_tasks(form)
+
+    forms = [(attention_form, 1000), (pair, 1)]
+    choices, _ = choose_joined(forms, separate, TARGET, table, table.store, 3.0, clock=table.clock)
+    assert [choice.form for choice in choices] == [attention_form]

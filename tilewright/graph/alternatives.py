@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewrite import Rewritten
 
-__all__ = ["Replacement", "find_used", "replace_groups", "splice", "transform_kernel"]
+__all__ = ["Replacement", "find_calls", "find_used", "replace_groups", "splice", "transform_kernel"]
 
 
 def transform_kernel(conv: Convolution, algorithm: Algorithm, kernel: Recipe) -> Recipe:
@@ -83,7 +83,7 @@ def replace_groups(
     for var, group in grouped.functions_items():
         name = var.name_hint
         if isinstance(group, relax.Function):
-            inner = [c for c in _calls(group) if c.args[0].name_hint in rewritten.functions]
+            inner = [c for c in find_calls(group) if c.args[0].name_hint in rewritten.functions]
             conv = rewritten.functions[inner[0].args[0].name_hint] if name != "main" and inner else None
         else:  # a function that nothing is fused with
             conv, inner = rewritten.functions.get(name), []
@@ -120,7 +120,7 @@ def _replace(
     import tvm
     from tvm import relax
 
-    calls = _calls(group)
+    calls = find_calls(group)
     direct = next(c for c in calls if rewritten.functions.get(c.args[0].name_hint) == conv)
     place = next(i for i, p in enumerate(group.params) if p.same_as(direct.args[1][1]))
     m = winograd_tile(algorithm)
@@ -200,7 +200,7 @@ def _result(conv: Convolution) -> relax.TensorType:
     return relax.TensorType((n, out // x, rows, cols, x), "float32")
 
 
-def _calls(function: relax.Function) -> list[relax.Call]:
+def find_calls(function: relax.Function) -> list[relax.Call]:
     """The calls of TIR functions in a function, in their order."""
     from tvm import ir, relax
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from tilewright.errors import UnsupportedOperatorError
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.expansions import Joint
 from tilewright.graph.left_out import extract_all
 from tilewright.graph.tasks import Extraction
 from tilewright.ops.attention import Attention
@@ -107,13 +108,23 @@ class Buckets:
             counts.update(dict(part.attentions))
         return tuple(counts.items())
 
-    def separate_tasks(self, attention: Attention) -> tuple[Task, ...]:
-        """The tasks that compute one of ``attentions`` if it is several functions."""
-        part = next(part for part in self.parts if attention in dict(part.attentions))
-        return part.separate_tasks(attention)
+    @property
+    def joints(self) -> tuple[tuple[Joint, int], ...]:
+        """Pairs of convolutions that one function can compute, and how often each occurs in all buckets."""
+        counts: Counter[Joint] = Counter()
+        for part in self.parts:
+            counts.update(dict(part.joints))
+        return tuple(counts.items())
+
+    def separate_tasks(self, form: Attention | Joint) -> tuple[Task, ...]:
+        """The tasks that compute one of ``attentions`` or ``joints`` if it is several functions."""
+        if isinstance(form, Joint):
+            return form.several
+        part = next(part for part in self.parts if form in dict(part.attentions))
+        return part.separate_tasks(form)
 
     def with_algorithms(
-        self, algorithms: Mapping[Convolution, Algorithm], joined: Collection[Attention] = frozenset()
+        self, algorithms: Mapping[Convolution, Algorithm], joined: Collection[Attention | Joint] = frozenset()
     ) -> Buckets:
         """The network with other algorithms for some convolutions; raises as ``Extraction.with_algorithms`` does."""
         return Buckets(tuple(part.with_algorithms(algorithms, joined) for part in self.parts), self.shares)

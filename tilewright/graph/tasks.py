@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,46 +9,33 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from tilewright.errors import ShapeError, TilewrightError, UnsupportedOperatorError
+from tilewright.errors import TilewrightError, UnsupportedOperatorError
 from tilewright.executable.plan import Plan
 from tilewright.executable.planner import make_plan
 from tilewright.frontend.network import Network
 from tilewright.graph.alternatives import replace_groups, splice
 from tilewright.graph.attention import AttentionSite, find_attentions
 from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.expansions import Joint, count_joints, join_pairs
 from tilewright.graph.grouping import enter_context, fuse, group
 from tilewright.graph.joining import join_sites, separate_site
 from tilewright.graph.rewrite import Rewritten, rewrite
+from tilewright.graph.task_use import TaskUse, find_weights, key_of, make_use, strip, task_of
 from tilewright.graph.weights import Recipe
 from tilewright.measure.memory import memory_error
 from tilewright.notebook import html_table
 from tilewright.ops.attention import Attention
-from tilewright.ops.mark import Mark, take_mark, take_marks
+from tilewright.ops.mark import Mark, take_marks
 from tilewright.target import Target
-from tilewright.task import WEIGHTS, Task
+from tilewright.task import Task
 from tilewright.wording import counted, describe_error
 
 if TYPE_CHECKING:
     from tvm import relax
-    from tvm.ir import Expr, IRModule
-    from tvm.tirx import Let, PrimFunc
+    from tvm.ir import IRModule
+    from tvm.tirx import PrimFunc
 
 __all__ = ["Extraction", "TaskList", "TaskUse", "extract", "task_of"]
-
-
-@dataclass(frozen=True)
-class TaskUse:
-    """A task and its uses in a network.
-
-    Attributes:
-        task: the task.
-        weight: number of calls in the network.
-        functions: names of the fused functions that are this task.
-    """
-
-    task: Task
-    weight: int
-    functions: tuple[str, ...]
 
 
 class TaskList(tuple[TaskUse, ...]):
@@ -113,7 +99,7 @@ class Extraction:
         return self.rewritten.fallbacks
 
     def with_algorithms(
-        self, algorithms: Mapping[Convolution, Algorithm], joined: Collection[Attention] = frozenset()
+        self, algorithms: Mapping[Convolution, Algorithm], joined: Collection[Attention | Joint] = frozenset()
     ) -> Extraction:
         """The network with other algorithms for some convolutions; all others are computed directly.
 
@@ -121,7 +107,7 @@ class Extraction:
 
         Args:
             algorithms: of convolutions.
-            joined: which of ``attentions`` are one function. All others are several.
+            joined: which of ``attentions`` and ``joints`` are one function. All others are several.
 
         Raises:
             UnsupportedOperatorError: TVM cannot compile it.
@@ -139,14 +125,23 @@ class Extraction:
         """The attentions that one function can compute, and how often each occurs."""
         return tuple(Counter(site.form for site in self._sites).items())
 
-    def separate_tasks(self, attention: Attention) -> tuple[Task, ...]:
-        """The tasks that compute one of ``attentions`` if it is several functions."""
-        site = next(site for site in self._sites if site.form == attention)
+    @cached_property
+    def joints(self) -> tuple[tuple[Joint, int], ...]:
+        """Pairs of a 1x1 and a depthwise convolution that one function can compute, and how often each occurs."""
+        direct = self._direct
+        with _translating(self.network), enter_context(self.target):
+            return count_joints(direct.fused, direct.marks, len(self.network.parameters), self.target)
+
+    def separate_tasks(self, form: Attention | Joint) -> tuple[Task, ...]:
+        """The tasks that compute one of ``attentions`` or ``joints`` if it is several functions."""
+        if isinstance(form, Joint):
+            return form.several
+        site = next(site for site in self._sites if site.form == form)
         with _translating(self.network), enter_context(self.target):
             module, marks = take_marks(fuse(group(separate_site(self.rewritten.module, site))))
         functions = {v.name_hint: f for v, f in module.functions_items()}
-        bare = {name: _bare(functions[name]) for name in _calls(module["main"])}
-        return tuple(_use(_key(f), [name], f, marks[name], 1, ()).task for name, f in bare.items())
+        bare = {name: strip(functions[name]) for name in _calls(module["main"])}
+        return tuple(make_use(key_of(f), [name], f, marks[name], 1, ()).task for name, f in bare.items())
 
 
 @dataclass(frozen=True)
@@ -204,14 +199,17 @@ def _translating(network: Network) -> Iterator[None]:
 
 
 def _with_algorithms(
-    extraction: Extraction, algorithms: Mapping[Convolution, Algorithm], joined: Collection[Attention] = frozenset()
+    extraction: Extraction,
+    algorithms: Mapping[Convolution, Algorithm],
+    joined: Collection[Attention | Joint] = frozenset(),
 ) -> Extraction:
     direct, rewritten = extraction._direct, extraction.rewritten
     network, target = extraction.network, extraction.target
 
     with enter_context(target):
-        if joined:
-            rewritten = join_sites(rewritten, len(network.parameters), extraction._sites, joined)
+        attentions = {form for form in joined if isinstance(form, Attention)}
+        if attentions:
+            rewritten = join_sites(rewritten, len(network.parameters), extraction._sites, attentions)
             grouped = group(rewritten.module)
             direct = _Direct(grouped, *take_marks(fuse(grouped)))
         marks = dict(direct.marks)
@@ -219,7 +217,10 @@ def _with_algorithms(
             direct.grouped, rewritten, algorithms, lambda module: take_marks(fuse(group(module)))
         )
         module, recipes, names = splice(direct.fused, rewritten, len(network.parameters), replacements)
-    marks |= {new: replacements[group].marks[old] for (group, old), new in names.items()}
+        marks |= {new: replacements[group].marks[old] for (group, old), new in names.items()}
+        keys = {form.keys for form in joined if isinstance(form, Joint)}
+        if keys:
+            module, marks = join_pairs(module, marks, keys)
     return _list_tasks(network, target, extraction.rewritten, module, recipes, marks, extraction._direct)
 
 
@@ -240,19 +241,19 @@ def _list_tasks(
     if plan is None and network.segments:
         raise UnsupportedOperatorError("a network of which a part runs in ONNX Runtime has a plan, but this has none")
     calls = _calls(module["main"]) if plan is None else Counter(call.kernel for call in plan.calls if call.kernel)
-    weights = _weights(module["main"], len(network.parameters))
+    weights = find_weights(module["main"], len(network.parameters))
     groups: dict[str, list[str]] = {}
     functions: dict[str, PrimFunc] = {}
     for var, function in module.functions_items():
         name = var.name_hint
         if not isinstance(function, tirx.PrimFunc) or name not in calls or relax.analysis.has_reshape_pattern(function):
             continue  # the build turns a reshape into a view
-        bare = _bare(function)
-        key = _key(bare)
+        bare = strip(function)
+        key = key_of(bare)
         groups.setdefault(key, []).append(name)
         functions.setdefault(key, bare)
     uses = [
-        _use(key, names, functions[key], marks[names[0]], sum(calls[n] for n in names), weights[names[0]])
+        make_use(key, names, functions[key], marks[names[0]], sum(calls[n] for n in names), weights[names[0]])
         for key, names in groups.items()
     ]
     uses.sort(key=lambda use: (-use.task.flop * use.weight, use.task.key))
@@ -274,28 +275,6 @@ def _check_results(network: Network, plan: Plan) -> None:
             )
 
 
-def task_of(name: str, function: PrimFunc, weights: tuple[int, ...] = ()) -> Task:
-    """The task of a function by itself, into which nothing is fused.
-
-    Args:
-        name: the name of the function, from which the task's name is made.
-        function: the function of an expression.
-        weights: places of the parameters that are weights.
-    """
-    bare, mark = take_mark(_bare(function))
-    return _use(_key(bare), [name], bare, mark, 1, weights).task
-
-
-def _bare(function: PrimFunc) -> PrimFunc:
-    return function.without_attr("global_symbol").without_attr("op_pattern")
-
-
-def _key(bare: PrimFunc) -> str:
-    from tvm_ffi import structural_hash
-
-    return f"{structural_hash(bare, map_free_vars=True) & (1 << 64) - 1:016x}"
-
-
 def _calls(main: relax.Function) -> dict[str, int]:
     """Number of calls of each function in ``main``."""
     from tvm import ir, relax
@@ -309,66 +288,3 @@ def _calls(main: relax.Function) -> dict[str, int]:
 
     relax.analysis.post_order_visit(main, visit)
     return counts
-
-
-def _weights(main: relax.Function, inputs: int) -> dict[str, tuple[int, ...]]:
-    """The places of each function's parameters that are weights (of ``main``, after its inputs) in all calls."""
-    from tvm import ir, relax
-
-    own = list(main.params)[inputs:]
-    found: dict[str, set[int]] = {}
-
-    def visit(expr: relax.Expr) -> None:
-        if isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir":
-            name = expr.args[0].name_hint
-            here = {
-                place
-                for place, argument in enumerate(expr.args[1])
-                if any(argument.same_as(parameter) for parameter in own)
-            }
-            found[name] = found.get(name, here) & here
-
-    relax.analysis.post_order_visit(main, visit)
-    return {name: tuple(sorted(places)) for name, places in found.items()}
-
-
-def _use(key: str, names: list[str], function: PrimFunc, mark: Mark, weight: int, weights: tuple[int, ...]) -> TaskUse:
-    import tvm
-
-    main = function.with_attr("global_symbol", "main")
-    for attribute, value in mark.attributes.items():
-        main = main.with_attr(attribute, value)
-    if weights:
-        main = main.with_attr(WEIGHTS, ",".join(map(str, weights)))
-    module = tvm.ir.IRModule({"main": main})
-    try:
-        flop = float(tvm.s_tir.analysis.estimate_tir_flops(tvm.ir.IRModule({"main": _countable(main)})))
-    except (RuntimeError, ValueError, TypeError):  # functions that it cannot count (casts, look-ups) move data
-        flop = 0.0
-    shapes = [_fixed(p.ty, names[0]) for p in function.params]
-    # Moving data counts as one operation for each element that is written, so that no task is free.
-    flop = max(flop, float(math.prod(shapes[-1])) if shapes else 0.0)
-    stem = names[0].removeprefix("fused_").rstrip("0123456789")[:40]
-    text = " ".join("x".join(map(str, s)) for s in (shapes[0], shapes[-1])) if shapes else ""
-    return TaskUse(Task(key, f"{stem} {text}", mark.kind, flop, tvm.ir.save_json(module)), weight, tuple(names))
-
-
-def _fixed(tensor: relax.TensorType, function: str) -> list[int]:
-    try:
-        return [int(d) for d in tensor.shape]
-    except (TypeError, ValueError) as exc:
-        raise ShapeError(
-            f"every tensor has a fixed shape, but an operand or a result of {function} is {tensor}: values decide how "
-            "large it is; cut the model before that operator"
-        ) from exc
-
-
-def _countable(function: PrimFunc) -> PrimFunc:
-    """The function with ``let t = a in b`` --> ``a + b``: TVM counts no ``let``, and the operations of a count once."""
-    from tvm import tirx
-    from tvm_ffi import structural_map
-
-    def unbound(node: Let) -> Expr:
-        return node.value.astype(node.body.ty.dtype) + node.body
-
-    return function.with_body(structural_map(function.body, (tirx.Let, unbound)))

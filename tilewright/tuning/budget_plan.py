@@ -73,7 +73,7 @@ class BudgetPlan:
     Attributes:
         reading: spent: reading the network and cutting it into tasks.
         incumbent: spent: building and judging the executable without tuning.
-        algorithms: for measuring algorithms of convolutions, and attentions in one function.
+        algorithms: for measuring algorithms of convolutions, and operators in one function.
         rounds: for tuning the tasks.
         finalists: for measuring the best few schedules of each task once more.
         in_place: for timing the best schedules inside the network.
@@ -132,7 +132,7 @@ class Facts:
         tasks: the number of tasks.
         weight_bytes: of the network's packed weights.
         run_seconds: about the longest that a run of the network takes when it is tuned; inf: not known.
-        chooses: whether convolutions or attentions of the network can be computed in several ways.
+        chooses: whether operators of the network can be computed in several ways.
         places: whether schedules can be timed inside the network.
         races_runtime: whether ONNX Runtime can run the model as it would on the target.
         buckets: the number of buckets, each of which is raced by itself.

@@ -1,4 +1,7 @@
-"""Which attentions of a network one function computes: measured against the separate functions, the heaviest first."""
+"""Which attentions and which pairs of convolutions of a network one function computes.
+
+One function is measured against the separate ones, the heaviest first.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from tilewright.graph.expansions import Joint
 from tilewright.graph.tasks import task_of
 from tilewright.measure.runner import Runner
 from tilewright.ops.attention import Attention, attention
@@ -26,17 +30,17 @@ _ONE, _SEVERAL = "one_function", "several"
 
 @dataclass(frozen=True)
 class JoinChoice:
-    """What was chosen for an attention.
+    """What was chosen for an attention, or for a pair of convolutions.
 
     Attributes:
-        attention: the attention.
+        form: the attention or the pair.
         count: how often the network computes it.
         joined: whether one function computes it.
         seconds: of both ways, by their names. Of several functions that were slower, the first ones only. Empty where
-            there was no time to measure, and the choice is that of a similar attention.
+            there was no time to measure, and the choice is that of a similar one.
     """
 
-    attention: Attention
+    form: Attention | Joint
     count: int
     joined: bool
     seconds: dict[str, float]
@@ -44,17 +48,17 @@ class JoinChoice:
     def report(self) -> AlgorithmReport:
         """For the report of the command."""
         milliseconds = {name: 1e3 * seconds for name, seconds in self.seconds.items()}
-        return AlgorithmReport(str(self.attention), self.count, _ONE if self.joined else _SEVERAL, milliseconds)
+        return AlgorithmReport(str(self.form), self.count, _ONE if self.joined else _SEVERAL, milliseconds)
 
 
-def joined_task(form: Attention) -> Task:
+def joined_task(form: Attention | Joint) -> Task:
     """The task of the one function."""
-    return task_of("attention", attention(form))
+    return form.one if isinstance(form, Joint) else task_of("attention", attention(form))
 
 
 def choose_joined(
-    attentions: Iterable[tuple[Attention, int]],
-    separate: Callable[[Attention], Sequence[Task]],
+    forms: Iterable[tuple[Attention | Joint, int]],
+    separate: Callable[[Attention | Joint], Sequence[Task]],
     target: Target,
     runner: Runner,
     store: Store,
@@ -63,19 +67,20 @@ def choose_joined(
     most_trials: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[list[JoinChoice], int]:
-    """Measure both ways of each attention with a few configs, and choose the faster one.
+    """Measure both ways of each form with a few configs, and choose the faster one.
 
-    What the store knows of a task is not measured again. An attention for which there is no time is computed as the
-    measured one whose work is most like its own; by several functions, and not in the result, where none was measured.
+    What the store knows of a task is not measured again. A form for which there is no time is computed as the measured
+    one of its kind whose work is most like its own; by several functions, and not in the result, where none was
+    measured.
 
     Args:
-        attentions: with how often each occurs.
+        forms: attentions and pairs of convolutions, with how often each occurs.
         separate: gives the tasks of the several functions.
         target: what is measured for.
         runner: measures, and stores what it has measured.
         store: earlier measurements.
         deadline: the clock's reading after which no measurement is begun.
-        most_trials: no attention is begun that might exceed so many measurements.
+        most_trials: no form is begun that might exceed so many measurements.
         clock: gives seconds.
 
     Returns:
@@ -86,7 +91,7 @@ def choose_joined(
     """
     choices: list[JoinChoice] = []
     trials = 0
-    ordered = sorted(attentions, key=lambda item: -item[0].work * item[1])
+    ordered = sorted(forms, key=lambda item: -item[0].work * item[1])
     for form, count in ordered:
         if clock() >= deadline:
             break
@@ -114,15 +119,19 @@ def choose_joined(
     return choices + _by_analogy(choices, ordered[len(choices) :]), trials
 
 
-def _by_analogy(measured: list[JoinChoice], others: Sequence[tuple[Attention, int]]) -> list[JoinChoice]:
-    """Choices for ``others``, each that of the measured attention with the most similar work."""
+def _by_analogy(measured: list[JoinChoice], others: Sequence[tuple[Attention | Joint, int]]) -> list[JoinChoice]:
+    """Choices for ``others``, each that of the measured form of its kind with the most similar work."""
 
-    def distance(one: Attention, other: Attention) -> float:
+    def distance(one: Attention | Joint, other: Attention | Joint) -> float:
         return abs(math.log2(one.work / other.work))
 
     choices = []
     for form, count in others:
-        like = min(measured, key=lambda choice: distance(choice.attention, form), default=None)
+        like = min(
+            (choice for choice in measured if type(choice.form) is type(form)),
+            key=lambda choice: distance(choice.form, form),
+            default=None,
+        )
         if like is not None:
             choices.append(JoinChoice(form, count, like.joined, {}))
     return choices

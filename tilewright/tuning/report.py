@@ -109,10 +109,10 @@ class SharingReport:
 
 @dataclass(frozen=True)
 class AlgorithmReport:
-    """Which algorithm computes a convolution or an attention.
+    """Which algorithm computes a convolution, an attention, or a 1x1 convolution and the depthwise one that follows.
 
     Attributes:
-        conv: its shape, for people. That of an attention begins with the word.
+        conv: its shape, for people. That of the others begins with the word "attention" or "expansion".
         count: how often the network computes it.
         chosen: the algorithm.
         milliseconds: of each algorithm that was measured.

@@ -267,7 +267,7 @@ class _Session:
     # Tune -------------------------------------------------------------------------------------------------------------
 
     def choose_algorithms(self) -> None:
-        """Measure the algorithms of convolutions and attentions, and compute each one by the fastest."""
+        """Measure in which ways operators can be computed, and compute each one in the fastest."""
         plan, budget = self.planned, self.budget
         if plan is None or self.pool is None or plan.algorithms.seconds <= 0.0 or budget.exhausted():
             return

@@ -45,7 +45,7 @@ class Outcomes:
         finishing: the steps after it.
         extraction: the network as it was tuned.
         plan: how the budget was divided; None: the command was interrupted before that.
-        algorithms: of convolutions and attentions.
+        algorithms: of convolutions, attentions and pairs of convolutions.
         algorithm_trials: measurements that chose them.
         statistics: of the workers.
         check_seconds: that building and judging the incumbent took.

@@ -1,4 +1,4 @@
-"""In which ways the parts of a network are computed: algorithms of convolutions, and attentions in one function."""
+"""In which ways the parts of a network are computed: algorithms of convolutions, and operators in one function."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from tilewright.graph.buckets import Extracted
 from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.expansions import Joint
 from tilewright.measure.runner import NoRunner, Runner
 from tilewright.ops.attention import Attention
 from tilewright.records.store import Query, Store
@@ -37,9 +38,9 @@ class Ways:
         return {choice.convolution: choice.chosen for choice in found}
 
     @property
-    def joined(self) -> frozenset[Attention]:
-        """The attentions that one function computes."""
-        return frozenset(c.attention for c in self.choices if isinstance(c, JoinChoice) and c.joined)
+    def joined(self) -> frozenset[Attention | Joint]:
+        """The attentions and the pairs of convolutions that one function computes."""
+        return frozenset(c.form for c in self.choices if isinstance(c, JoinChoice) and c.joined)
 
     def apply(self, extraction: Extracted) -> Extracted:
         """The network that is computed in these ways."""
@@ -52,7 +53,7 @@ class Ways:
 
 def has_choice(extraction: Extracted) -> bool:
     """Whether parts of the network can be computed in several ways."""
-    return bool(extraction.convolutions or extraction.attentions)
+    return bool(extraction.convolutions or extraction.attentions or extraction.joints)
 
 
 def choose_ways(
@@ -77,10 +78,16 @@ def choose_ways(
         MeasureError: the runner cannot work.
     """
     now = time.monotonic()
-    # Attention is measured first, in half of the time if there are convolutions, too.
+    # What one function may compute is measured first, in half of the time if there are convolutions, too.
     until = now + (deadline - now) / 2 if extraction.convolutions else deadline
     joined, made = choose_joined(
-        extraction.attentions, extraction.separate_tasks, target, runner, store, until, most_trials=most_trials
+        [*extraction.attentions, *extraction.joints],
+        extraction.separate_tasks,
+        target,
+        runner,
+        store,
+        until,
+        most_trials=most_trials,
     )
     algorithms, more = choose_algorithms(
         extraction.convolutions, target, runner, store, deadline, most_trials=most_trials - made

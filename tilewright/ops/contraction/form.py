@@ -97,8 +97,13 @@ def find_pad(schedule: Schedule, block: SBlockRV) -> SBlockRV | None:
     return pads[0] if pads else None
 
 
-def read_form(module: IRModule) -> Form:
-    """The form of the contraction in ``module``.
+def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> Form:
+    """The form of a contraction in ``module``.
+
+    Args:
+        module: holds its function.
+        name: of its block.
+        roles: of the block's iterators; None: the function's attribute has them.
 
     Raises:
         FormError: it holds no contraction, or one of another form.
@@ -106,18 +111,19 @@ def read_form(module: IRModule) -> Form:
     from tvm.s_tir import Schedule
 
     attributes = module["main"].attrs
-    roles = attributes[ROLES] if attributes is not None and ROLES in attributes else None
+    if roles is None and attributes is not None and ROLES in attributes:
+        roles = str(attributes[ROLES])
     if roles is None:
         raise FormError(f"a contraction's function has the attribute {ROLES!r}, but this one has not")
     schedule = Schedule(module)
-    block = schedule.get_sblock(BLOCK)
+    block = schedule.get_sblock(name)
     stmt = schedule.get(block)
-    quads = str(roles).endswith("q")
-    iterators = _axes_of(str(roles).removesuffix("q"))
-    spatial = str(roles).index("/")
+    quads = roles.endswith("q")
+    iterators = _axes_of(roles.removesuffix("q"))
+    spatial = roles.index("/")
     kinds = [int(v.iter_type) for v in stmt.iter_vars]
     if kinds != [0] * spatial + [2] * (len(iterators) - spatial + quads):
-        raise FormError(f"the block's iterators are not those of its roles {str(roles)!r}")
+        raise FormError(f"the block's iterators are not those of its roles {roles!r}")
     extents = dict.fromkeys(AXES, 1)
     for axis, var in zip(iterators, stmt.iter_vars, strict=not quads):
         extents[axis] = _integer(var.dom.extent)

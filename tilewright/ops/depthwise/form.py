@@ -12,9 +12,8 @@ from tilewright.ops.contraction.form import BLOCK, Form, find_pad, read_form
 if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, Var
     from tvm.s_tir import SBlock, Schedule
-    from tvm.s_tir.schedule import SBlockRV
 
-__all__ = ["Depthwise", "Window", "read_depthwise"]
+__all__ = ["Depthwise", "Window", "inline_between", "read_depthwise", "read_windows", "read_writer"]
 
 
 @dataclass(frozen=True)
@@ -92,21 +91,40 @@ def read_depthwise(module: IRModule) -> Depthwise:
     from tvm.s_tir import Schedule
 
     form = read_form(module)
+    schedule = Schedule(module, seed=1)
+    if not schedule.get_consumers(schedule.get_sblock(BLOCK)):
+        schedule.cache_write(schedule.get_sblock(BLOCK), 0, "local")
+    found = read_windows(schedule, form, BLOCK, inline_between(schedule, [BLOCK]))
+    params = list(module["main"].params)
+    if not any(found.data.same_as(param) for param in params):
+        raise FormError("a depthwise convolution reads operands, with at most zeros around them")
+    return found
+
+
+def read_windows(schedule: Schedule, form: Form, name: str, writer: str) -> Depthwise:
+    """The depthwise convolution of a block. What it pads may be an operand of the function or made in it.
+
+    Args:
+        schedule: of the function, with nothing between the sums and the block that writes the result.
+        form: of the block's sums.
+        name: of the block that adds and multiplies.
+        writer: the name of the block that writes the result.
+
+    Raises:
+        FormError: the block is none, or one whose blocks of channels differ from the result's.
+    """
     if not form.depthwise or form.quads or any(access.itemsize != 4 for access in form.accesses):
         raise FormError("a depthwise convolution of float32 has a sum for each channel")
-    schedule = Schedule(module, seed=1)
-    block = schedule.get_sblock(BLOCK)
+    block = schedule.get_sblock(name)
     pad = find_pad(schedule, block)
-    writer = _inline(schedule, block, pad)
     reads = [region.source for region in schedule.get(block).reads]
     result = schedule.get(block).writes[0].source
     data, weight = (source for source in reads if not source.same_as(result))
     before = (0, 0)
     if pad is not None:
         data, before = _read_pad(schedule.get(pad))
-    params = list(module["main"].params)
-    if not any(data.same_as(param) for param in params) or not any(weight.same_as(param) for param in params):
-        raise FormError("a depthwise convolution reads operands, with at most zeros around them")
+    if not any(weight.same_as(param) for param in schedule.mod["main"].params):
+        raise FormError("a depthwise convolution reads weights that are operands")
     shape = [int(extent) for extent in data.ty.shape]
     windows = [_window(form, axis, shape[2 + i], before[i]) for i, axis in enumerate("hw")]
     extents = form.extents
@@ -114,25 +132,41 @@ def read_depthwise(module: IRModule) -> Depthwise:
         raise FormError("a depthwise convolution keeps the blocks of its data")
     if [int(extent) for extent in result.ty.shape[2:4]] != [extents["h"], extents["w"]]:
         raise FormError("a depthwise convolution of 1x1 has one loop over all pixels, which a contraction has, too")
+    writes = read_writer(schedule, name, writer)
     return Depthwise(
-        extents["n"], extents["o"], extents["l"], windows[0], windows[1], data, weight, result, writer, schedule.mod
+        extents["n"], extents["o"], extents["l"], windows[0], windows[1], data, weight, result, writes, schedule.mod
     )
 
 
-def _inline(schedule: Schedule, block: SBlockRV, pad: SBlockRV | None) -> tuple[tuple[Var, ...], SBlock]:
-    """Inline what follows the sums into the block that writes the result. Returns its variables, and the block."""
-    if not schedule.get_consumers(block):
-        schedule.cache_write(block, 0, "local")
+def inline_between(schedule: Schedule, kept: Sequence[str]) -> str:
+    """Inline all blocks but the last one, those in ``kept``, and those that pad what these read.
+
+    Returns:
+        The name of the last block, which writes the function's result.
+
+    Raises:
+        FormError: the function has several results.
+    """
     names = [schedule.get(b).name_hint for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     last = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
-    keep = {BLOCK, *last, *([] if pad is None else [schedule.get(pad).name_hint])}
+    pads = [find_pad(schedule, schedule.get_sblock(name)) for name in names if name.startswith(BLOCK)]
+    keep = {*kept, *last, *(schedule.get(pad).name_hint for pad in pads if pad is not None)}
     for name in names:
         if name not in keep:
             schedule.compute_inline(schedule.get_sblock(name))
     if len(last) != 1:
         raise FormError("a depthwise convolution has one result")
-    stmt = schedule.get(schedule.get_sblock(last[0]))
-    result = schedule.get(block).writes[0].source
+    return str(last[0])
+
+
+def read_writer(schedule: Schedule, name: str, writer: str) -> tuple[tuple[Var, ...], SBlock]:
+    """The variables of the block that reads the sums of the block ``name``, one for each axis, and that block.
+
+    Raises:
+        FormError: it does more than to compute each element of its result from the sum in the same place.
+    """
+    stmt = schedule.get(schedule.get_sblock(writer))
+    result = schedule.get(schedule.get_sblock(name)).writes[0].source
     variables = tuple(v.var for v in stmt.iter_vars)
     places = [[r.min for r in region.region] for region in stmt.reads if region.source.same_as(result)]
     alike = len(places) == 1 and len(places[0]) == len(variables) == 5

@@ -14,7 +14,7 @@ is never made, and no load is tested.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,9 +24,10 @@ from tilewright.ops.written import declare
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
+    from tvm.s_tir import SBlock
     from tvm.tirx import Stmt
 
-__all__ = ["Nest", "Tile", "tiles_of", "write_depthwise"]
+__all__ = ["Nest", "RowWriter", "Tile", "move_block", "tiles_of", "write_depthwise"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def write_depthwise(form: Depthwise, nest: Nest) -> tuple[Stmt, list[Var]]:
 class _Writer:
     def __init__(self, form: Depthwise, nest: Nest) -> None:
         self.form, self.nest = form, nest
-        self.buffers: list[Var] = []
+        self._rows = RowWriter(form, nest.columns, nest.whole)
+        self.buffers = self._rows.buffers
 
     def write(self) -> Stmt:
         """All statements."""
@@ -100,18 +102,47 @@ class _Writer:
         place, inner = make_counter("part"), make_counter("row")
         row = place % parts * each + inner
         block = tirx.floordiv(place, make_index(parts))
-        self.item, self.block = block // form.blocks, block % form.blocks
-        body = self._row(row)
+        body = self._rows.write(block // form.blocks, block % form.blocks, row)
         if form.rows.outputs % each:
             body = tirx.IfThenElse(row < make_index(form.rows.outputs), body, None)
         count = form.batch * form.blocks * parts
         parallel = nest.parallel and count > 1
         return make_loop(place, count, make_loop(inner, each, body), tirx.ForKind.PARALLEL if parallel else None)
 
-    def _row(self, row: Expr) -> Stmt:
-        """A row of results."""
+
+class RowWriter:
+    """Writes a row of results.
+
+    Attributes:
+        buffers: what the statements need.
+
+    Args:
+        form: the convolution.
+        columns: of a tile.
+        whole: whether rows whose whole window is in the image have code of their own.
+        pixel: gives an element of the image of an item and a block, at a row, a column and a lane; None: it lies in
+            the convolution's operand.
+    """
+
+    def __init__(
+        self,
+        form: Depthwise,
+        columns: int,
+        whole: bool,
+        pixel: Callable[[Expr, Expr, Expr], Expr] | None = None,
+    ) -> None:
+        self.form, self.columns, self.whole = form, columns, whole
+        self.buffers: list[Var] = []
+        self._pixel = pixel if pixel is not None else self._operand
+
+    def _operand(self, line: Expr, at: Expr, lane: Expr) -> Expr:
+        return load(self.form.data, [self.item, self.block, line, at, lane])
+
+    def write(self, item: Expr, block: Expr, row: Expr) -> Stmt:
+        """The row ``row`` of results of an item and a block of channels."""
         from tvm import tirx
 
+        self.item, self.block = item, block
         window = self.form.rows
         if not window.padded:
             return self._tiles(row, make_index(0), window.taps)
@@ -120,7 +151,7 @@ class _Writer:
         low = tirx.max(make_index(0), tirx.floordiv(top + (step - 1), make_index(step)))
         high = tirx.min(make_index(window.taps), tirx.floordiv(top + (window.size + step - 1), make_index(step)))
         some = self._tiles(row, low, tirx.max(high - low, make_index(0)))
-        if not self.nest.whole:
+        if not self.whole:
             return some
         whole = tirx.all(row >= make_index(window.whole[0]), row <= make_index(window.whole[-1]))
         return tirx.IfThenElse(whole, self._tiles(row, make_index(0), window.taps), some)
@@ -128,7 +159,7 @@ class _Writer:
     def _tiles(self, row: Expr, low: Expr, taps: Expr | int) -> Stmt:
         """All tiles of a row, by the rows of the kernel from ``low`` on."""
         statements = []
-        for tile in tiles_of(self.form, self.nest.columns):
+        for tile in tiles_of(self.form, self.columns):
             number = make_counter("tile")
             first = make_index(tile.first) + number * tile.columns if tile.count > 1 else make_index(tile.first)
             body = self._tile(row, first, tile, low, taps)
@@ -142,7 +173,7 @@ class _Writer:
         sums = declare(f"sums{len(self.buffers)}", (tile.columns, self.form.lanes), scope="local")
         self.buffers.append(sums)
         lines = [self._clear(sums, c) for c in range(tile.columns)]
-        if isinstance(taps, int) and self.nest.whole:
+        if isinstance(taps, int) and self.whole:
             lines += [line for tap in range(taps) for line in self._taps(sums, row, first, tile, make_index(tap))]
         else:
             counter = make_counter("tap")
@@ -176,7 +207,7 @@ class _Writer:
 
             def product(lane: Expr, offset: int = offset, c: int = c, k: int = k) -> Stmt:
                 at = first * window.stride + offset
-                pixel = load(form.data, [self.item, self.block, line, at, lane])
+                pixel = self._pixel(line, at, lane)
                 weight = load(form.weight, [self.block, tap, make_index(k), lane])
                 place = [make_index(c), lane]
                 return store(sums, load(sums, place) + pixel * weight, place)
@@ -186,24 +217,11 @@ class _Writer:
 
     def _finish(self, sums: Var, row: Expr, first: Expr, c: int) -> Stmt:
         """What follows the sums of a column, as the function has it."""
-        from tvm.ir import TensorLoad, Var
-        from tvm_ffi import structural_map
-
-        variables, block = self.form.writes
+        places = (self.item, self.block, row, first + c)
 
         def vector(lane: Expr) -> Stmt:
-            places = dict(zip(variables, (self.item, self.block, row, first + c, lane), strict=True))
-
-            def read(node: TensorLoad) -> Expr:
-                same = node.source.same_as(self.form.result)
-                return load(sums, [make_index(c), lane]) if same else node
-
-            def moved(node: Var) -> Expr:
-                return places.get(node, node)
-
-            body = structural_map(block.body, (TensorLoad, read))
-            moved_body: Stmt = structural_map(body, (Var, moved))
-            return moved_body
+            total = load(sums, [make_index(c), lane])
+            return move_block(self.form.writes, self.form.result, (*places, lane), total)
 
         return self._vector(vector)
 
@@ -213,3 +231,30 @@ class _Writer:
 
         lane = make_counter("lane")
         return make_loop(lane, self.form.lanes, write(lane), tirx.ForKind.VECTORIZED)
+
+
+def move_block(writes: tuple[tuple[Var, ...], SBlock], result: Var, places: Sequence[Expr], total: Expr) -> Stmt:
+    """The statement of a block that follows sums, at one place.
+
+    Args:
+        writes: the block's variables, and the block.
+        result: the buffer of sums that it reads.
+        places: what its variables are.
+        total: the sum there.
+    """
+    from tvm.ir import TensorLoad, Var
+    from tvm_ffi import structural_map
+
+    variables, block = writes
+    known = dict(zip(variables, places, strict=True))
+
+    def read(node: TensorLoad) -> Expr:
+        return total if node.source.same_as(result) else node
+
+    def moved(node: Var) -> Expr:
+        return known.get(node, node)
+
+    # The sum holds variables of its own, so the block's are replaced first.
+    body = structural_map(block.body, (Var, moved))
+    made: Stmt = structural_map(body, (TensorLoad, read))
+    return made

@@ -25,7 +25,7 @@ from tilewright.task import Task
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
 
-__all__ = ["DepthwiseSpace", "DepthwiseTemplate"]
+__all__ = ["DepthwiseSpace", "DepthwiseTemplate", "row_cycles"]
 
 #: Columns of the widest tile, and parts of a block's rows.
 _WIDEST, _PARTS = 24, (1, 2, 3, 4, 6, 8, 12, 16, 28, 56)
@@ -109,7 +109,7 @@ class DepthwiseSpace(KnobsAlone):
         parallel = work * form.rows.taps * form.columns.taps >= _PARALLEL_WORK
         grid = grid[(grid[:, 3] == int(parallel)) & self.valid(grid)]
         columns, parts, whole, _ = self._values(grid)
-        tile = np.asarray([self._row_cycles(int(c)) for c in range(1, len(self.knobs[0]) + 1)])
+        tile = np.asarray([row_cycles(form, c, self.target.registers) for c in range(1, len(self.knobs[0]) + 1)])
         row = tile[columns - 1]
         cores = self.target.cores if parallel else 1
         chunks = form.batch * form.blocks * parts
@@ -117,20 +117,6 @@ class DepthwiseSpace(KnobsAlone):
         cost = np.ceil(chunks / cores) * (rows * row + 60)
         cost = cost * (1 + 0.02 * whole)  # it takes the compiler several times as long, and seldom gains
         return np.asarray(grid[cost.argsort(kind="stable")], dtype=np.int32)
-
-    def _row_cycles(self, columns: int) -> float:
-        """Estimated cycles of a row of results, by tiles of so many columns."""
-        form, registers = self._form, self.target.registers
-        taps, stride = form.columns.taps, form.columns.stride
-        total = 0.0
-        for tile in tiles_of(form, columns):
-            size = tile.columns
-            # Two multiply-adds and two loads a cycle; four cycles until a sum is ready for the next addition.
-            loads = min(size * taps, (size - 1) * stride + taps) + taps
-            busy = max(size * taps / 2, loads / 2, 4 * taps / min(size, taps))
-            spilled = 1.5 if size + taps + 1 > registers else 1.0
-            total += tile.count * (form.rows.taps * (spilled * busy + 2) + 2 * size + 4)
-        return total
 
     def _values(self, configs: Configs) -> list[NDArray[np.int64]]:
         return [knob.table.take(configs[:, i], axis=0)[:, 0] for i, knob in enumerate(self.knobs)]
@@ -145,6 +131,26 @@ class DepthwiseSpace(KnobsAlone):
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
             body, buffers = write_depthwise(self._form, Nest(columns, parts, bool(whole), bool(parallel)))
             return schedule_statements(self._form.module["main"], body, buffers)
+
+
+def row_cycles(form: Depthwise, columns: int, registers: int) -> float:
+    """Estimated cycles of a row of results.
+
+    Args:
+        form: the convolution.
+        columns: of a tile.
+        registers: of the target.
+    """
+    taps, stride = form.columns.taps, form.columns.stride
+    total = 0.0
+    for tile in tiles_of(form, columns):
+        size = tile.columns
+        # Two multiply-adds and two loads a cycle; four cycles until a sum is ready for the next addition.
+        loads = min(size * taps, (size - 1) * stride + taps) + taps
+        busy = max(size * taps / 2, loads / 2, 4 * taps / min(size, taps))
+        spilled = 1.5 if size + taps + 1 > registers else 1.0
+        total += tile.count * (form.rows.taps * (spilled * busy + 2) + 2 * size + 4)
+    return total
 
 
 class DepthwiseTemplate:
