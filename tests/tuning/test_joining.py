@@ -120,6 +120,6 @@ def test_another_kind_is_no_example(extraction: Extraction, tmp_path: Path) -> N
     def separate(form: Attention | Joint) -> tuple[Task, ...]:
         return form.several if isinstance(form, Joint) else extraction.separate_tasks(form)
 
-    forms = [(attention_form, 1000), (pair, 1)]
+    forms: list[tuple[Attention | Joint, int]] = [(attention_form, 1000), (pair, 1)]
     choices, _ = choose_joined(forms, separate, TARGET, table, table.store, 3.0, clock=table.clock)
     assert [choice.form for choice in choices] == [attention_form]

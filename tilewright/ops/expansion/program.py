@@ -1,6 +1,6 @@
 """Writes the program of an expansion: rows of the map between both convolutions stay in a core's own cache.
 
-parallel for n, group of blocks, part of the rows (or parts first, then groups):
+parallel for n, part of the rows, group of blocks:
     for pass of some rows of results:
         for row of the map that these rows read and no earlier pass has made:
             for tile of columns:                    registers: S[block, column, lanes] += X[column, channel] * W
@@ -9,7 +9,8 @@ parallel for n, group of blocks, part of the rows (or parts first, then groups):
             a row of the depthwise convolution, which reads the ring (:mod:`tilewright.ops.depthwise.program`)
 
 The ring holds as many rows as a pass reads. The first pass of a part makes all of its rows, so the parts of a block
-share rows that both compute: the kernel's rows, less the stride.
+share rows that both compute: the kernel's rows, less the stride. All groups of a part come one after the other, so that
+a core reads few rows of the data, which it has often written itself.
 """
 
 from __future__ import annotations
@@ -41,8 +42,6 @@ class Nest:
         columns: of a tile of the depthwise convolution.
         rows: of results in a pass.
         parts: into which the rows of results are cut.
-        parts_first: whether the parallel loop takes all groups of a part, and then the next part, so that a core reads
-            few rows of the data.
         parallel: whether parts run in parallel.
     """
 
@@ -52,7 +51,6 @@ class Nest:
     columns: int
     rows: int
     parts: int
-    parts_first: bool
     parallel: bool
 
 
@@ -87,13 +85,9 @@ class _Writer:
         parts = -(-passes // each)
         groups = form.blocks // nest.blocks
         place, inner = make_counter("part"), make_counter("pass")
-        if nest.parts_first:
-            part, group = tirx.floordiv(place, make_index(groups)) % parts, place % groups
-        else:
-            part, group = place % parts, tirx.floordiv(place, make_index(parts)) % groups
-        number = part * each + inner
+        number = tirx.floordiv(place, make_index(groups)) % parts * each + inner
         self.item = tirx.floordiv(place, make_index(parts * groups))
-        self.first_block = group * nest.blocks
+        self.first_block = place % groups * nest.blocks
         body = make_sequence([self._make_rows(number, inner), self._use_rows(number)])
         if passes % each:
             body = tirx.IfThenElse(number < make_index(passes), body, None)
