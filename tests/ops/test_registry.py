@@ -115,7 +115,7 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
     with pytest.raises(
-        SpaceError, match="'contraction', 'pixel_sums', 'rows', 'quads', 'recurrent', 'attention', 'winograd' or 'auto'"
+        SpaceError, match="'contraction', 'pixel_sums', 'rows', 'quads', 'recurrent', 'attention', 'expansion', 'winograd' or 'auto'"
     ):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):

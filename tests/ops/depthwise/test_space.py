@@ -81,5 +81,18 @@ def test_what_the_template_does_not_serve() -> None:
         assert make_space(task, lane_target(8)).template.startswith("contraction")
 
 
+@pytest.mark.parametrize("rows", [1, 6])
+def test_one_chunk_has_one_program(rows: int) -> None:
+    """A parallel loop of one iteration is a serial one."""
+    data = (1, 1, rows, 4096, 16)
+    task = task_of("d", depthwise_conv2d(data, (1, 1, 5, 16), (1, 1), (0, 2, 0, 2), (1, 1)))
+    space = make_space(task, lane_target(16))
+    names = [knob.name for knob in space.knobs]
+    for config in [space.default(), *sample(space, np.random.default_rng(0), 20)]:
+        chosen = {name: knob.choices[i][0] for name, knob, i in zip(names, space.knobs, config, strict=True)}
+        assert chosen["parallel"] == 0 or chosen["parts"] > 1
+    assert (space.default()[names.index("parallel")] > 0) == (rows > 1)
+
+
 def test_a_recorded_function_is_accepted() -> None:
     check_recorded(task_of("d", depthwise_conv2d((1, 2, 6, 6, 16), (2, 3, 3, 16), (1, 1), (1, 1, 1, 1), (1, 1))))

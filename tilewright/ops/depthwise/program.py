@@ -65,12 +65,12 @@ class Tile:
 
 def tiles_of(form: Depthwise, columns: int) -> list[Tile]:
     """The tiles of a row. Tiles whose windows are all in the image share their code."""
-    window = form.columns
+    window, whole = form.columns, form.columns.whole
     found: list[Tile] = []
     inside = False
     for first in range(0, window.outputs, columns):
         size = min(columns, window.outputs - first)
-        now = first in window.whole and first + size - 1 in window.whole
+        now = first in whole and first + size - 1 in whole
         last = found[-1] if found else None
         if last is not None and inside and now and last.columns == size:
             found[-1] = Tile(last.first, size, last.count + 1)

@@ -85,11 +85,12 @@ class DepthwiseSpace(KnobsAlone):
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs write out little enough, and are the one config of their program. ``(n,)``."""
         form = self._form
-        columns, parts, whole, _ = self._values(configs)
+        columns, parts, whole, parallel = self._values(configs)
         body = columns * form.columns.taps * np.where(whole > 0, 2 * form.rows.taps, 1)
         each = -(-form.rows.outputs // parts)
         ok: NDArray[np.bool_] = (body <= _BODY) | ((columns == 1) & (whole == 0))
         ok &= -(-form.rows.outputs // each) == parts
+        ok &= (parallel == 0) | (form.batch * form.blocks * parts > 1)
         return ok
 
     def default(self) -> NDArray[np.int32]:
@@ -104,14 +105,17 @@ class DepthwiseSpace(KnobsAlone):
     def _best(self) -> Configs:
         """Configs by their estimated cycles, fewest first."""
         form = self._form
-        grid = np.indices([len(knob) for knob in self.knobs]).reshape(4, -1).T.astype(np.int32)
+        grid = np.indices([len(knob) for knob in self.knobs[:3]]).reshape(3, -1).T
         work = form.batch * form.blocks * form.lanes * form.rows.outputs * form.columns.outputs
-        parallel = work * form.rows.taps * form.columns.taps >= _PARALLEL_WORK
-        grid = grid[(grid[:, 3] == int(parallel)) & self.valid(grid)]
-        columns, parts, whole, _ = self._values(grid)
+        large = work * form.rows.taps * form.columns.taps >= _PARALLEL_WORK
+        grid = np.column_stack([grid, np.zeros(len(grid))]).astype(np.int32)
+        chunks = form.batch * form.blocks * self._values(grid)[1]
+        grid[:, 3] = large & (chunks > 1)
+        grid = grid[self.valid(grid)]
+        columns, parts, whole, parallel = self._values(grid)
         tile = np.asarray([row_cycles(form, c, self.target.registers) for c in range(1, len(self.knobs[0]) + 1)])
         row = tile[columns - 1]
-        cores = self.target.cores if parallel else 1
+        cores = np.where(parallel > 0, self.target.cores, 1)
         chunks = form.batch * form.blocks * parts
         rows = -(-form.rows.outputs // parts)
         cost = np.ceil(chunks / cores) * (rows * row + 60)
