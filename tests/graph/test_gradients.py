@@ -254,6 +254,24 @@ def test_attention_in_training_is_one_function(apart: bool) -> None:
     assert not any("matmul" in name or "log_sum_exp" in name for name in names), names
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_gradient_of_attention_is_one_function(causal: bool) -> None:
+    def attend(qkv: Any, dy: Any, weight: Any) -> Any:
+        q, k, v = qkv.reshape(2, 19, 3, 2, 16).permute(2, 0, 3, 1, 4).unbind(0)
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        result, sums = attention(q, k, v, 0.0, causal)
+        dy = torch.relu(dy).reshape(2, 19, 2, 16).transpose(1, 2)
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        gradients = backward(dy, q, k, v, result, sums, 0.0, causal)
+        return (torch.stack(gradients).permute(1, 3, 0, 2, 4).reshape(38, 96) @ weight,)
+
+    torch.manual_seed(0)
+    extraction = all_agree(attend, [torch.randn(2, 19, 96), torch.randn(38, 32), torch.randn(96, 16)])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert {"attention", "attention_gradient", "dense"} <= set(names), names
+    assert not any("matmul" in name or "transpose" in name for name in names), names
+
+
 def test_gradients_of_a_projection_are_written_in_its_order() -> None:
     def join(gradient: Any, *heads: Any) -> Any:
         parts = [torch.relu(part).transpose(1, 2) for part in heads]
