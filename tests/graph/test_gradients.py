@@ -177,6 +177,17 @@ def test_gradients_of_activations_keep_the_layout(activation: str) -> None:
     assert f"{activation.split()[0]}_gradient" in convolution.task.name
 
 
+def test_a_product_computes_the_slope_of_a_gelu() -> None:
+    def gradients(dy: Any, x: Any, w: Any) -> Any:
+        return (torch.ops.aten.gelu_backward((dy @ w).view(2, 19, 48), x),)
+
+    torch.manual_seed(0)
+    extraction = all_agree(gradients, [torch.randn(38, 32), 3 * torch.randn(2, 19, 48), torch.randn(32, 48)])
+    (product,) = [use for use in extraction.uses if use.task.kind == "contraction"]
+    assert "gelu_slope" in product.task.name
+    assert not any(use.task.name.startswith("gelu_slope") for use in extraction.uses)
+
+
 def test_gradient_of_a_gate_for_each_channel_stays_in_blocks() -> None:
     """Squeeze and excite: the gate's gradient is a sum over pixels, and that of the mean is the same for all."""
 
