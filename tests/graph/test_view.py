@@ -93,7 +93,8 @@ def test_views_of_all_parts_are_joined() -> None:
     views = [part for part in parts if part is not None]
     joined = join_views(views, 2)
     assert joined is not None
-    assert joined.in_order and joined.shape == shape
+    assert joined.in_order
+    assert joined.shape == shape
     turned = join_views([view.permute((1, 2, 0, 3)) for view in views], 1)
     assert turned is not None
     assert turned.shape == (5, 3, 2, 4)

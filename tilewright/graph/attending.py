@@ -63,7 +63,7 @@ def _serve_gradient(walk: Rewriter, detail: str, operands: list[Value]) -> list[
     out = tuple(place for _, place in dims[4])
     form = dataclasses.replace(form, q=dims[1], k=dims[2], v=dims[3], out=out)
     sources.append(walk.make_plain(sums))
-    joined = sources[1].same_as(sources[2]) and sources[1].same_as(sources[3])
+    joined = laid[1].base.same_as(laid[2].base) and laid[1].base.same_as(laid[3].base)
     gradient = AttentionGradient(form, *dims[:4], joined=joined)
     if not joined or not gradient.complete:
         axes = (("query", "depth"), ("key", "depth"), ("key", "width"))
@@ -100,11 +100,13 @@ def _heads_first(tensor: relax.Expr) -> Value:
 def _call(
     walk: Rewriter, function: tirx.PrimFunc, name: str, operands: list[relax.Expr], shapes: list[tuple[int, ...]]
 ) -> list[relax.Expr]:
-    """The results of a call of a function with several."""
+    """The results of a call of a function."""
     from tvm import relax
 
     kinds = [relax.TensorType(shape, "float32") for shape in shapes]
     results = walk.emit(relax.call_tir(walk.builder.add_func(function, name), operands, kinds))
+    if len(shapes) == 1:
+        return [results]
     return [walk.emit(relax.TupleGetItem(results, place)) for place in range(len(shapes))]
 
 

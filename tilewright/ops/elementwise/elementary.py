@@ -35,6 +35,7 @@ __all__ = [
     "exp",
     "expm1",
     "gelu",
+    "gelu_in_training",
     "gelu_slope",
     "gelu_tanh",
     "log",
@@ -104,6 +105,23 @@ _SLOPE_BOTTOM = (
     0.29478050078085416,
     1.0,
 )
+#: erf(x / sqrt 2) / (2 x) by x^2, for |x| <= 5.7, in the same way: the error function is 1.2e-8 off at most.
+_NORMAL_TOP = (
+    2.157839542361297e-08,
+    6.373643813404707e-06,
+    0.00017938031361687727,
+    0.00474074939566987,
+    0.034940310000373995,
+    0.3989422062104108,
+)
+_NORMAL_BOTTOM = (
+    1.164864951625873e-06,
+    7.676099744617007e-05,
+    0.0019444830759401646,
+    0.029260128774059087,
+    0.25424784232562975,
+    1.0,
+)
 #: Masks that keep the first 12 or 8 bits of a significand.
 _TWELVE_BITS, _EIGHT_BITS = -(1 << 12), -(1 << 16)
 #: A tail x * e^-|x| may be a normal number where e^-|x| is none. So it is computed as x * e^(12-|x|) * e^-12.
@@ -167,6 +185,23 @@ def gelu(x: Expr) -> Expr:
             )
 
         return let(clamp(x, -14.4, 14.4), tail)
+
+    return let(x, result)
+
+
+def gelu_in_training(x: Expr) -> Expr:
+    """GELU with an absolute error of 1e-6, which takes half the time of :func:`gelu`.
+
+    PyTorch's own has such an error where the result is small.
+    """
+    from tvm import tirx
+
+    def result(x: Expr) -> Expr:
+        def ratio(bounded: Expr, z: Expr) -> Expr:
+            half = bounded * horner(_NORMAL_TOP, z) / horner(_NORMAL_BOTTOM, z) + number(0.5)
+            return tirx.max(number(-5.7), x) * half
+
+        return let(clamp(x, -5.7, 5.7), lambda bounded: let(bounded * bounded, lambda z: ratio(bounded, z)))
 
     return let(x, result)
 

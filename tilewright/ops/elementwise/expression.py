@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.tirx import PrimFunc
 
-__all__ = ["apply_formula"]
+__all__ = ["GELU", "apply_formula"]
+
+#: The kind of the mark of a GELU in training as importers emit it.
+GELU = "gelu_in_training"
 
 
 @lru_cache(KEPT)

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.tirx import PrimFunc
 
-__all__ = ["ACTIVATIONS", "ACTIVATION_GRADIENT", "GELU_SLOPE", "ActivationGradient", "activation_gradient"]
+__all__ = ["ACTIVATIONS", "ACTIVATION_GRADIENT", "ActivationGradient", "activation_gradient"]
 
 #: The kind of the mark of :func:`activation_gradient` as importers emit it.
 ACTIVATION_GRADIENT = "activation_gradient"
-#: The kind of the mark of a GELU's slope as importers emit it.
-GELU_SLOPE = "gelu_slope"
 
 
 def _threshold(dy: Expr, x: Expr, limit: float) -> Expr:

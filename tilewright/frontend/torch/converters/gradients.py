@@ -10,9 +10,9 @@ from tilewright.frontend.torch.graph import shape_of
 from tilewright.frontend.transposed import Axis, emit_transposed
 from tilewright.ops.attention import Attention, Dims, attention
 from tilewright.ops.attention_gradient import AttentionGradient, attention_gradient
-from tilewright.ops.elementwise.elementary import gelu_slope
-from tilewright.ops.elementwise.expression import apply_formula
-from tilewright.ops.elementwise.gradients import GELU_SLOPE, ActivationGradient, activation_gradient
+from tilewright.ops.elementwise.elementary import gelu_in_training, gelu_slope
+from tilewright.ops.elementwise.expression import GELU, apply_formula
+from tilewright.ops.elementwise.gradients import ActivationGradient, activation_gradient
 from tilewright.ops.pixel_sums import (
     NORM_SUMS,
     Statistics,
@@ -155,7 +155,12 @@ def _activation_backward(o: Operands) -> Results:
 
 @converter("tilewright.gelu_slope.default")
 def _gelu_slope(o: Operands) -> Results:
-    return _call(o, apply_formula(gelu_slope, o.shape(0), GELU_SLOPE, marked=True), GELU_SLOPE)
+    return _call(o, apply_formula(gelu_slope, o.shape(0), "gelu_slope"), "gelu_slope")
+
+
+@converter("tilewright.gelu_in_training.default")
+def _gelu(o: Operands) -> Results:
+    return _call(o, apply_formula(gelu_in_training, o.shape(0), GELU, marked=True), GELU)
 
 
 @converter("tilewright.layer_norm_gradient.default")
