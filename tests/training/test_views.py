@@ -59,16 +59,3 @@ def test_the_source_of_several_views_is_saved(make: Any) -> None:
     assert all(value.shape != (4, 2, 10, 16) or value.stride()[-1] == 1 for value in taken)
     heads = [value for value in taken if value.dim() == 4 and value.numel() == 4 * 10 * 32]
     assert len(heads) <= _LAYERS, [tuple(value.shape) for value in heads]  # the attention's result, once in each layer
-
-
-def test_tokens_are_saved_in_the_order_in_which_they_came() -> None:
-    """PyTorch's layer transposes (n, tokens, 32) before attention."""
-    torch.manual_seed(0)
-    layers = (nn.TransformerEncoderLayer(32, 2, 64, 0.0, batch_first=True, norm_first=True) for _ in range(_LAYERS))
-    _, backward = passes_of(Mean(nn.Sequential(*layers)), torch.randn(4, 10, 32))
-    taken = [node.meta["val"] for node in backward.graph.nodes if node.op == "placeholder"]
-    shapes = [tuple(value.shape) for value in taken]
-    assert shapes.count((4, 10, 96)) == shapes.count((4, 10, 2, 16)) == _LAYERS  # projections, results of attention
-    assert shapes.count((4, 10, 32)) >= 2 * _LAYERS  # what is normalised and projected, and what both norms take
-    assert not any(shape[0] == 10 for shape in shapes), shapes
-    assert all(value.is_contiguous() for value in taken if value.numel() >= 4 * 10 * 32)
