@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tilewright.errors import SpaceError
 from tilewright.ops.attention import AttentionTemplate
+from tilewright.ops.attention_gradient import AttentionGradientTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
@@ -34,6 +35,7 @@ TEMPLATES: tuple[Template, ...] = (
     QuadsTemplate(),
     RecurrentTemplate(),
     AttentionTemplate(),
+    AttentionGradientTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),
