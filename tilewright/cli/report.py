@@ -1,4 +1,4 @@
-"""``tilewright report``: one HTML file about an executable's run, or about two of one model."""
+"""``tilewright report``: one HTML file about an executable's run, about two of one model, or about a training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ PAGE = "report.html"
 def report(
     executables: Annotated[
         list[Path],
-        typer.Argument(metavar="OUT...", help="The directory of an executable; two are compared with each other."),
+        typer.Argument(
+            metavar="OUT...",
+            help="The directory of an executable; two are compared with each other. Or the JSON file of a training.",
+        ),
     ],
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The file to write. By default report.html in the executable's directory."),
+        typer.Option(
+            metavar="FILE",
+            help="The file to write. By default report.html in the executable's directory, or beside the JSON file.",
+        ),
     ] = None,
     bench: Annotated[
         list[Path] | None,
@@ -34,6 +40,12 @@ def report(
 ) -> None:
     """Write one HTML file about how OUT was tuned: what it gained, where its time goes, whether to trust it."""
     benches = bench or []
+    if any(path.is_file() for path in executables):
+        if len(executables) > 1 or benches:
+            raise TilewrightError("a page is about one training, without --bench, but this names more; name one file")
+        path = html or executables[0].with_suffix(".html")
+        _say(path, _write_training(executables[0], path))
+        return
     if len(executables) > 2:
         raise TilewrightError(f"a page is about one executable, or compares two, but this names {len(executables)}")
     if len(benches) not in (0, len(executables)):
@@ -48,6 +60,10 @@ def report(
         size = write_report(executables[0], path, *benches)
     else:
         size = _write_comparison(executables, path, benches)
+    _say(path, size)
+
+
+def _say(path: Path, size: int) -> None:
     print(f"{path}: {size / 1e6:.2f} MB; open it in a browser")
 
 
@@ -86,3 +102,9 @@ def _write_comparison(executables: list[Path], path: Path, benches: list[Path]) 
 
     first, second = (read_run(out, benches[n] if benches else None) for n, out in enumerate(executables))
     return write_page(path, render(comparison_page(first, second)))
+
+
+def _write_training(report: Path, path: Path) -> int:
+    from tilewright.report.training_page import read_training, render_training
+
+    return write_page(path, render_training(read_training(report)))

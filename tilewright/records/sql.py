@@ -39,7 +39,8 @@ from tilewright.records.codec import (
     make_storable,
     normalise,
 )
-from tilewright.records.schema import measurements, tasks
+from tilewright.records.runs import RunRecord, encode_run
+from tilewright.records.schema import measurements, runs, tasks
 from tilewright.records.store import Group, Query, Refused, Summary
 from tilewright.task import Task
 
@@ -252,6 +253,12 @@ class SQLStore:
         with self._writing() as connection:
             if connection.execute(update(tasks).where(tasks.c.key == task.key).values(**values)).rowcount == 0:
                 connection.execute(insert(tasks).values(key=task.key, **values))
+
+    def add_run(self, run: RunRecord) -> None:
+        """Keep a run. It is durable when this returns. Raises ``RecordsError``."""
+        with self._writing() as connection:
+            runs.create(connection, checkfirst=True)
+            connection.execute(insert(runs).values(**encode_run(run)))
 
     def tasks(self) -> list[Task]:
         """The tasks with a known ``ir``, ordered by key.

@@ -43,8 +43,8 @@ def graph_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
             "Calls in the order in which they run",
         ),
         scrolls=_STEP * depth,
-        note="The area is the share of the time, the colour how many times as long as its roofline it takes. Grey: no "
-        "roofline is known.",
+        note=f"{f'For {fmt.short(run.drawn)}. ' if run.drawn else ''}The area is the share of the time, the colour how "
+        "many times as long as its roofline it takes. Grey: no roofline is known.",
     )
 
 

@@ -10,6 +10,7 @@ from tilewright.report.content import Chart, Headline, Page, Section, Table
 from tilewright.report.facts import TaskFacts, copies, describe_tasks, find_gain, find_peers, latency
 from tilewright.report.graph_chart import graph_chart
 from tilewright.report.html import render
+from tilewright.report.machine import roofline_facts
 from tilewright.report.run import Run
 from tilewright.report.run_charts import (
     latency_chart,
@@ -19,6 +20,7 @@ from tilewright.report.run_charts import (
     peers_table,
     phases_chart,
 )
+from tilewright.report.run_shapes import shapes_section
 from tilewright.report.search_charts import search_choice
 from tilewright.report.task_charts import roofline_chart, time_chart
 from tilewright.verify.verdict import Outcome
@@ -60,6 +62,7 @@ def run_page(run: Run, *, most_trials: int = _MOST_TRIALS[0], live: str = "", st
     facts = describe_tasks(run)
     sections = (
         _gain(run),
+        shapes_section(run),
         _time(run, facts),
         _worth(run, facts),
         _trust(run),
@@ -190,11 +193,13 @@ def _time(run: Run, facts: Sequence[TaskFacts]) -> Section:
                 lead.append(f"Copies and parts of other runtimes take {fmt.milliseconds(spent)} ms besides.")
         else:
             lead.append("Each task was timed alone, and its time multiplied by its calls.")
+        if len(run.report.buckets) > 1:
+            lead.append("The tasks of all input shapes are counted together, by their shares of the tuning.")
     return Section(
         "time",
         "Where does the time go?",
         tuple(lead),
-        _charts(time_chart(facts), graph_chart(run, facts), roofline_chart(run, facts)),
+        _charts(time_chart(facts), graph_chart(run, facts), roofline_chart(run.report.roofline, facts)),
     )
 
 
@@ -344,17 +349,7 @@ def _machine(run: Run) -> Section:
         ),
         ("Largest worker", f"{fmt.megabytes(report.worker_peak_bytes)} MB" if report.worker_peak_bytes else ""),
     ]
-    units = (
-        ("Peak, float32", "peak", "GFLOP/s"),
-        ("Matrix product", "product", "GFLOP/s"),
-        ("First caches", "innermost_bandwidth", "GB/s"),
-        ("Next caches", "cache_bandwidth", "GB/s"),
-        ("Memory", "memory_bandwidth", "GB/s"),
-    )
-    for name, key, unit in units:
-        value = roofline.get(key)
-        if isinstance(value, int | float):
-            facts.append((name, f"{fmt.significant(value / 1e9)} {unit}"))
+    facts += roofline_facts(roofline)
     nodes = Table(
         ("node", "state", "kind", "cores", "trials"),
         tuple(
