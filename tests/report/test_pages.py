@@ -50,7 +50,7 @@ def dashboard(folder: Path) -> Page:
     with open_store(folder / "records.db", writable=False) as store:
         overview = Overview(store)
         overview.refresh()
-        return dashboard_page(overview, HOSTILE, {"network": "network 3"})
+        return dashboard_page(overview, HOSTILE, {"network": "network 1"})
 
 
 PAGES: dict[str, tuple[Callable[[Path], Page], set[str]]] = {

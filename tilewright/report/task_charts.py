@@ -179,11 +179,13 @@ def _draw_roofs(
             foot = max(left * bandwidth, lowest * 1.2e9)
             text = f"{name}, {fmt.significant(bandwidth / 1e9)} GB/s"
             ends.append({"roof": text, "x": foot / bandwidth, "y": foot / 1e9})
-    # Captions of lines that lie close together stand below each other: the fastest memory has the leftmost line.
-    for number, end in enumerate(ends):
-        climb = (2e-9 * peak / lowest) ** (_CAPTION * number / _ROOFLINE)
-        end["x"], end["y"] = float(str(end["x"])) * climb, float(str(end["y"])) * climb
-        end["side"] = "left" if float(str(end["x"])) < math.sqrt(left * right) else "right"
+    # Captions stand above each other: that of the slowest memory, which has the rightmost line, is the lowest.
+    height, least = (2e-9 * peak / lowest) ** (_CAPTION / _ROOFLINE), 0.0
+    for end in reversed(ends):
+        y = max(float(str(end["y"])), least)
+        x = float(str(end["x"])) * y / float(str(end["y"]))
+        end.update(x=x, y=y, side="left" if x < math.sqrt(left * right) else "right")
+        least = y * height
     fastest = max((bandwidth for _, bandwidth in slopes if bandwidth), default=peak / left)
     roofs += [
         {"roof": "arithmetic", "x": min(peak / fastest, right), "y": peak / 1e9},
@@ -247,10 +249,11 @@ def _caption_layers(ends: list[JsonObject], x: JsonObject, y: JsonObject) -> lis
     """The captions of sloping roofs. The first layer of each side covers the lines behind the words."""
     made: list[JsonObject] = []
     for side in ("left", "right"):
-        for style in ("halo", "caption"):
+        its = [end for end in ends if end.get("side") == side]
+        for style in ("halo", "caption") if its else ():
             label = mark("text", style, align=side, dx=7 if side == "left" else -7, dy=4, aria=style != "halo")
             encoding: JsonObject = {"x": x, "y": y, "text": {"field": "roof"}}
-            made.append({"data": data([e for e in ends if e.get("side") == side]), "mark": label, "encoding": encoding})
+            made.append({"data": data(its), "mark": label, "encoding": encoding})
     return made
 
 

@@ -74,14 +74,14 @@ def steps_chart(graph: GraphReport, before: float) -> Chart | None:
         f"A step took {fmt.milliseconds(course[0].seconds)} ms at first, and {fmt.milliseconds(course[-1].seconds)} ms "
         f"after {fmt.seconds(end)} s."
     )
+    note = (
+        "The median of steps that follow each other, without the pauses for tuning; behind it the shortest and the "
+        "longest. Dashed: the usual length in PyTorch's kernels. Vertical: parts began to run in other kernels."
+    )
+    if 1e3 * max(each.seconds for each in course) > top:
+        note += " Steps that took longer than the chart is high are drawn at its upper end."
     return Chart(
-        "steps",
-        "Length of a step over time",
-        text,
-        spec(280, layers(*parts), text),
-        _steps_table(course),
-        note="The median of steps that follow each other, without the pauses for tuning; behind it the shortest and "
-        "the longest. Dashed: the usual length in PyTorch's kernels. Vertical: parts began to run in other kernels.",
+        "steps", "Length of a step over time", text, spec(280, layers(*parts), text), _steps_table(course), note=note
     )
 
 
@@ -168,18 +168,15 @@ def parts_chart(report: TrainingReport) -> Chart | None:
     values = [float(str(row[key])) for row in rows for key in ("ours", "theirs") if row.get(key) is not None]
     most = max(values)
     x = field("theirs", "quantitative", "ms of a step", scale={"domain": [0, most * 1.45], "nice": False})
-    y = field("key", "ordinal", None, sort=None, axis=None)
-    tip = tooltip(("name", "part"), ("ours", "ms in our kernels"), ("theirs", "ms in PyTorch"))
-    marks: list[JsonObject] = [
-        {"mark": mark("bar", "faint", yOffset=6, height=6), "encoding": {"x": x, "y": y, "tooltip": tip}},
-        {
-            "mark": mark("bar", "bar", yOffset=13, height=6),
-            "encoding": {"x": {**x, "field": "ours"}, "y": y, "tooltip": tip},
-        },
-        {"mark": mark("text", "label", align="left", yOffset=-9, x=0), "encoding": {"y": y, "text": {"field": "name"}}},
+    y = field("key", "ordinal", None, sort=None, axis=None, scale={"domain": [row["key"] for row in rows]})
+    marks = _bar_layers(rows, x, y)
+    title = mark("text", "label", align="left", yOffset=-9, x=0)
+    figure = mark("text", "figure", align="left", dx=6, yOffset=10)
+    marks += [
+        {"mark": title, "encoding": {"y": y, "text": {"field": "name"}}},
         {
             "transform": [{"calculate": "max(datum.ours || 0, datum.theirs || 0)", "as": "end"}],
-            "mark": mark("text", "figure", align="left", dx=6, yOffset=10),
+            "mark": figure,
             "encoding": {"x": {**x, "field": "end"}, "y": y, "text": {"field": "label"}},
         },
     ]
@@ -192,6 +189,18 @@ def parts_chart(report: TrainingReport) -> Chart | None:
         _parts_table(report),
         note="Pale: in PyTorch's kernels. Strong: in Tilewright's. Both are the shortest of the last runs in steps.",
     )
+
+
+def _bar_layers(rows: list[JsonObject], x: JsonObject, y: JsonObject) -> list[JsonObject]:
+    """The bars of PyTorch's kernels, and below them those of ours. A layer without bars would be an unnamed picture."""
+    tip = tooltip(("name", "part"), ("ours", "ms in our kernels"), ("theirs", "ms in PyTorch"))
+    made: list[JsonObject] = []
+    for name, style, offset in (("theirs", "faint", 6), ("ours", "bar", 13)):
+        its = [row for row in rows if row.get(name)]
+        encoding: JsonObject = {"x": {**x, "field": name}, "y": y, "tooltip": tip}
+        bar = mark("bar", style, yOffset=offset, height=6)
+        made += [{"data": data(its), "mark": bar, "encoding": encoding}] if its else []
+    return made
 
 
 def _part_row(number: int, part: PartReport) -> JsonObject:

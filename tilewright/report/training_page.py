@@ -121,11 +121,10 @@ def _gain(report: TrainingReport) -> Section:
             lead.append("No step ran in PyTorch's kernels alone, so the gain is not known.")
         elif not any(part.in_ours for part in report.parts):
             lead.append("None of it runs in our kernels.")
+    elif report.graphs:
+        lead.append("No step was timed yet: PyTorch traces the model in the first one.")
     main = find_main(report)
-    if (
-        len({graph.kind for graph in report.graphs if graph.course}) > 1
-        or sum(bool(g.course) for g in report.graphs) > 1
-    ):
+    if sum(bool(graph.course) for graph in report.graphs) > 1:
         lead.append("The model has several graphs; the steps are those of the one that trains, and ran most often.")
     chart = None if main is None else steps_chart(main, report.before_seconds)
     return Section("gain", "What did I gain?", tuple(lead), () if chart is None else (chart,))
