@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from bench.synthetic_run import HOSTILE, make_training
+from tilewright.cli import app
 from tilewright.errors import OutputError
 from tilewright.report.html import render
+from tilewright.report.training_comparison import training_comparison
 from tilewright.report.training_facts import describe_kernels, gain, rest_seconds
 from tilewright.report.training_page import read_training, render_training, training_page
 from tilewright.training.results import FORMAT, SlotReport, TrainingReport
@@ -97,3 +100,29 @@ def test_a_notebook_shows_the_parts() -> None:
     shown = make_training(name=HOSTILE)._repr_html_()
     assert "backward part 1" in shown
     assert "<img" not in shown
+
+
+def test_two_trainings_are_compared() -> None:
+    first = make_training()
+    second = replace(first, now_seconds=0.15, machine="Another", options={**first.options, "threads": "4"})
+    page = training_comparison(first, second)
+    assert page.headlines[0].value == "2.00"
+    assert "different machines" in page.sections[0].lead[0]
+    assert ("threads", "", "4") in page.sections[0].tables[0].rows
+    assert page.sections[2].tables[0].rows[3][:3] == ("backward part 1", "in PyTorch", "in PyTorch")
+    assert render(page)
+    assert training_comparison(TrainingReport(()), TrainingReport(()))
+
+
+def test_the_command_takes_files_of_trainings(tmp_path: Path) -> None:
+    for name in ("a.json", "b.json"):
+        make_training().write_json(tmp_path / name)
+    a, b, page = str(tmp_path / "a.json"), str(tmp_path / "b.json"), tmp_path / "page.html"
+    run = CliRunner().invoke
+    assert run(app, ["report", a]).exit_code == 0
+    assert "Can I trust the gradients?" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "--html names no file" in run(app, ["report", a, b]).output
+    assert run(app, ["report", a, b, "--html", str(page)]).exit_code == 0
+    assert "two trainings" in page.read_text(encoding="utf-8")
+    assert "an executable; leave it out" in run(app, ["report", a, str(tmp_path)]).output
+    assert "--bench; leave it out" in run(app, ["report", a, "--bench", a]).output

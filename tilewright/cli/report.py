@@ -23,7 +23,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="OUT...",
-            help="The directory of an executable; two are compared with each other. Or the JSON file of a training.",
+            help="The directory of an executable, or the JSON file of a training; two are compared with each other.",
         ),
     ],
     html: Annotated[
@@ -40,14 +40,14 @@ def report(
 ) -> None:
     """Write one HTML file about how OUT was tuned: what it gained, where its time goes, whether to trust it."""
     benches = bench or []
-    if any(path.is_file() for path in executables):
-        if len(executables) > 1 or benches:
-            raise TilewrightError("a page is about one training, without --bench, but this names more; name one file")
-        path = html or executables[0].with_suffix(".html")
-        _say(path, _write_training(executables[0], path))
-        return
     if len(executables) > 2:
         raise TilewrightError(f"a page is about one executable, or compares two, but this names {len(executables)}")
+    trainings = [path.is_file() for path in executables]
+    if any(trainings) and (benches or not all(trainings)):
+        raise TilewrightError(
+            "the file of a training is compared with that of another one, without --bench, but this names "
+            f"{'--bench' if benches else 'an executable'}; leave it out"
+        )
     if len(benches) not in (0, len(executables)):
         raise TilewrightError(
             f"--bench is given once for each executable, but there are {counted(len(executables), 'executable')} and "
@@ -56,14 +56,13 @@ def report(
     if len(executables) == 2 and html is None:
         raise TilewrightError("a comparison belongs to neither executable, but --html names no file; name one")
     path = html or executables[0] / PAGE
-    if len(executables) == 1:
+    if any(trainings):
+        path = html or executables[0].with_suffix(".html")
+        size = _write_trainings(executables, path)
+    elif len(executables) == 1:
         size = write_report(executables[0], path, *benches)
     else:
         size = _write_comparison(executables, path, benches)
-    _say(path, size)
-
-
-def _say(path: Path, size: int) -> None:
     print(f"{path}: {size / 1e6:.2f} MB; open it in a browser")
 
 
@@ -104,7 +103,10 @@ def _write_comparison(executables: list[Path], path: Path, benches: list[Path]) 
     return write_page(path, render(comparison_page(first, second)))
 
 
-def _write_training(report: Path, path: Path) -> int:
-    from tilewright.report.training_page import read_training, render_training
+def _write_trainings(reports: list[Path], path: Path) -> int:
+    from tilewright.report.html import render
+    from tilewright.report.training_comparison import training_comparison
+    from tilewright.report.training_page import read_training, training_page
 
-    return write_page(path, render_training(read_training(report)))
+    first, *others = map(read_training, reports)
+    return write_page(path, render(training_comparison(first, others[0]) if others else training_page(first)))
