@@ -78,7 +78,7 @@ def run_page(run: Run, *, most_trials: int = _MOST_TRIALS[0], live: str = "", st
         subtitle=", ".join(about) or run.place,
         headlines=_headlines(run, facts),
         sections=tuple(section for section in sections if _says_something(section)),
-        footer=f"Made by tilewright report from {run.place}.",
+        footer="This page follows the run." if live else f"Made by tilewright report from {run.place}.",
         live=live,
         state=state,
     )
@@ -213,10 +213,12 @@ def _worth(run: Run, facts: Sequence[TaskFacts]) -> Section:
     untried = [
         each for each in facts if not each.report.trials and not each.report.recorded and not each.report.problem
     ]
-    lead = [
-        f"Twice as many trials are expected to save {fmt.milliseconds(saving)} ms, or {fmt.percent(saving / total)} of "
-        "the time, by the mean learning curve and within the rooflines."
-    ]
+    lead = []
+    if hopeful:
+        lead.append(
+            f"Twice as many trials are expected to save {fmt.milliseconds(saving)} ms, or "
+            f"{fmt.percent(saving / total)} of the time, by the mean learning curve and within the rooflines."
+        )
     if untried:
         lead.append(f"{counted(len(untried), 'task')} had no trial at all: a larger budget reaches them first.")
     table = Table(
@@ -250,7 +252,8 @@ def _trust(run: Run) -> Section:
             facts.append(("Reference", verdict.precision))
         lead.append(f"{verdict.evidence[:1].upper()}{verdict.evidence[1:]}." if verdict.evidence else "")
     else:
-        lead.append("No verdict on the outputs is known.")
+        later = run.history.running() is not None
+        lead.append("The outputs are judged later." if later else "No verdict on the outputs is known.")
     race = report.final_race
     if race is not None:
         facts.append(
@@ -310,10 +313,9 @@ def _course(run: Run) -> Section:
     report = run.report
     lead = []
     if report.wall_seconds and report.budget_seconds:
-        lead.append(
-            f"The command took {fmt.seconds(report.wall_seconds)} s of a budget of "
-            f"{fmt.seconds(report.budget_seconds)} s."
-        )
+        begin = "The command has taken" if run.history.running() is not None else "The command took"
+        spent, budget = fmt.seconds(report.wall_seconds), fmt.seconds(report.budget_seconds)
+        lead.append(f"{begin} {spent} s of a budget of {budget} s.")
     tables = []
     plan = report.budget_plan or {}
     rows = []
