@@ -221,7 +221,7 @@ def test_an_executable_with_several_buckets_shows_each(tmp_path: Path) -> None:
     ]
     manifest = {"format": 3, "name": "net", "inputs": [], "outputs": [], "plan": None, "buckets": buckets}
     (out / NAME).write_text(seal(manifest, out, []))
-    reports = (BucketReport("x=1x3", 0.25, 3, 1e-3), BucketReport("x=8x3", 0.75, 5, None))
+    reports = (BucketReport("x=1x3", 0.5, 3, 1e-3), BucketReport("x=8x3", 1.5, 5, None))
     (out / REPORT).write_text(json.dumps(to_json_object(replace(make_run().report, buckets=reports))))
     bench = tmp_path / "b.json"
     one = {"executable": {"median_ms": 2.0}, "peers": {"onnxruntime": {"median_ms": 4.0, "ratio": 0.5}}}

@@ -11,6 +11,7 @@ from tilewright.cli.boundary import command
 from tilewright.cli.live import PORT
 from tilewright.cli.options import RecordsOption
 from tilewright.cli.programs import open_records
+from tilewright.cli.verbosity import remark
 
 if TYPE_CHECKING:
     from tilewright.report.content import Page
@@ -29,6 +30,7 @@ def dashboard(
     from tilewright.report.serving import PageServer
 
     with open_records(records) as store:
+        remark(f"reading {store.where}")
         overview = Overview(store)
         overview.refresh()
 

@@ -16,10 +16,11 @@ def shapes_section(run: Run) -> Section:
     benches = [] if run.bench is None or not run.bench.others else [run.bench, *run.bench.others]
     tables = []
     if len(buckets) > 1:
+        total = sum(bucket.weight for bucket in buckets)
         rows = tuple(
             (
                 bucket.shapes,
-                fmt.percent(bucket.weight, 2),
+                fmt.percent(bucket.weight / total if total else None, 2),
                 fmt.count(bucket.tasks),
                 fmt.milliseconds(bucket.estimated_seconds),
             )
