@@ -29,7 +29,7 @@ def dashboard(
     from tilewright.report.dashboard import dashboard_page, export_csv, export_json, export_runs_csv
     from tilewright.report.serving import PageServer
 
-    with open_records(records) as store:
+    with open_records(records, untouched=True) as store:
         remark(f"reading {store.where}")
         overview = Overview(store)
         overview.refresh()
