@@ -29,7 +29,7 @@ def graph_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
     rows, table = _call_rows(nodes, seconds, by_key)
     depth = max(node.depth for node in nodes) + 1
     reach = max(abs(node.lane) for node in nodes)
-    parts = _graph_layers(nodes, rows, depth, reach)
+    parts = _graph_layers(nodes, rows, depth, reach, any(seconds))
     text = f"{len(nodes)} calls of kernels in {depth} steps, from the input on the left to the output on the right."
     return Chart(
         "graph",
@@ -102,8 +102,11 @@ def _call_rows(
     return rows, tuple(table)
 
 
-def _graph_layers(nodes: Sequence[Node], rows: list[JsonObject], depth: int, reach: float) -> list[JsonObject]:
+def _graph_layers(
+    nodes: Sequence[Node], rows: list[JsonObject], depth: int, reach: float, timed: bool
+) -> list[JsonObject]:
     """The layers of the graph: its edges below its nodes."""
+    legend: JsonObject = {"orient": "top", "gradientLength": 160, "values": [1, 2, 4, 8], "tickCount": 4}
     edges: list[JsonObject] = [
         {"x": nodes[s].depth, "y": nodes[s].lane, "x2": node.depth, "y2": node.lane}
         for node in nodes
@@ -116,7 +119,7 @@ def _graph_layers(nodes: Sequence[Node], rows: list[JsonObject], depth: int, rea
         "quantitative",
         "times the roofline",
         scale={"type": "log", "domain": [1, 8], "range": "ramp", "clamp": True},
-        legend={"orient": "top", "gradientLength": 160, "values": [1, 2, 4, 8], "tickCount": 4},
+        legend=legend if timed else None,
     )
     return [
         {
@@ -134,7 +137,10 @@ def _graph_layers(nodes: Sequence[Node], rows: list[JsonObject], depth: int, rea
                     "share",
                     "quantitative",
                     None,
-                    scale={"domain": [0, max(float(str(row["share"])) for row in rows)], "range": [24, 760]},
+                    scale={
+                        "domain": [0, max(float(str(row["share"])) for row in rows)],
+                        "range": [24, 760 if timed else 90],
+                    },
                     legend=None,
                 ),
                 "color": {"condition": {"test": "isValid(datum.distance)", **colour}, "value": "#8a8a8a"},

@@ -100,6 +100,7 @@ class Run:
         drawn: the shapes of the inputs of the plan's bucket; empty: there is one.
         nodes: the calls of the plan, with their places.
         verdict: on the executable.
+        machine: the name of the processor that the executable was built for, if its manifest has one.
         features: the extensions that its kernels may use.
         bytes: of each file of the executable, by name.
         bench: what was measured against peers afterwards; None: nothing.
@@ -115,6 +116,7 @@ class Run:
     drawn: str = ""
     nodes: tuple[Node, ...] = ()
     verdict: Verdict | None = None
+    machine: str = ""
     features: tuple[str, ...] = ()
     bytes: dict[str, int] = field(default_factory=dict)
     bench: Bench | None = None
@@ -139,7 +141,9 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
     manifest = read_manifest(out)
     report, known, history, lacks = _read_report(out), (out / REPORT).is_file(), History(), []
     if not known:
-        lacks.append("This executable has no report of its run: an earlier version of Tilewright wrote it.")
+        lacks.append(
+            "This executable has no report of its run: `build`, or an earlier version of Tilewright, wrote it."
+        )
     log = out / LOG
     if log.is_file():
         text = read_file(log, _MOST_LOG).decode("utf-8", errors="replace")
@@ -148,6 +152,7 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
             lacks.append(f"{counted(history.unread, 'line')} of the log cannot be read, so its course has gaps.")
     elif known:
         lacks.append("The log of the run is missing, so its course is not shown.")
+    target = manifest.get("target", {})
     plan, drawn = _read_plan(manifest, report)
     nodes = _draw(plan, history)
     return Run(
@@ -160,7 +165,8 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
         drawn=drawn if nodes else "",
         nodes=nodes,
         verdict=report.verdict or _read_verdict(manifest.get("verdict")),
-        features=tuple(manifest.get("target", {}).get("features", ())),
+        machine=str(target.get("machine") or target.get("mcpu") or ""),
+        features=tuple(target.get("features", ())),
         bytes={name: _size(out / name) for name in manifest["sha256"]},
         bench=None if bench is None else read_bench(bench),
         lacks=tuple(lacks),

@@ -72,7 +72,8 @@ def run_page(run: Run, *, most_trials: int = _MOST_TRIALS[0], live: str = "", st
         _machine(run),
     )
     report = run.report
-    about = [part for part in (report.machine, f"{report.cores} cores" if report.cores else "", report.date) if part]
+    cores = f"{report.cores} cores" if report.cores else ""
+    about = [part for part in (report.machine or run.machine, cores, report.date) if part]
     return Page(
         title=run.name,
         subtitle=", ".join(about) or run.place,
@@ -339,7 +340,7 @@ def _course(run: Run) -> Section:
 def _machine(run: Run) -> Section:
     report, roofline = run.report, run.report.roofline or {}
     facts = [
-        ("Processor", report.machine),
+        ("Processor", report.machine or run.machine),
         ("Cores", str(report.cores or "")),
         ("Target", report.target),
         ("Caches while timing", report.caches),
