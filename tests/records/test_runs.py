@@ -14,6 +14,7 @@ from tilewright.measure.outcome import Measurement
 from tilewright.records import open_store
 from tilewright.records.fallback import FallbackStore
 from tilewright.records.memory import MemoryStore
+from tilewright.records.merge import merge
 from tilewright.records.overview import Overview
 from tilewright.records.runs import RunRecord, decode_run, encode_run
 from tilewright.records.schema import runs
@@ -143,3 +144,17 @@ def test_a_store_need_not_keep_runs() -> None:
     store.add_run(RUN)
     store.settle()
     assert store.notes == []
+
+
+def test_runs_are_merged_once(tmp_path: Path) -> None:
+    other = replace(RUN, target="other-2x-1", time=1.9e9)
+    with open_store(tmp_path / "a.db") as source, open_store(tmp_path / "b.db") as destination:
+        source.add_run(RUN)
+        source.add_run(other)
+        assert merge(source, destination, {"other-2x-1"}).runs == 1
+        assert merge(source, destination).runs == 1
+        assert merge(source, destination).runs == 0
+        assert list(destination.read_runs()) == [other, RUN]
+    memory = MemoryStore()
+    with open_store(tmp_path / "a.db", writable=False) as source:
+        assert merge(source, memory).runs == 2

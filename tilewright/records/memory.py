@@ -74,6 +74,11 @@ class MemoryStore:
         self._check_open()
         self.runs.append(run)
 
+    def read_runs(self) -> Iterator[RunRecord]:
+        """The runs in the order they were added."""
+        self._check_open()
+        return iter(list(self.runs))
+
     def tasks(self) -> list[Task]:
         """The tasks with a known ``ir``, ordered by key."""
         self._check_open()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
@@ -12,7 +12,7 @@ from tilewright.errors import RecordsFormatError
 from tilewright.reading import parse_json
 from tilewright.records.codec import LONGEST, LONGEST_KEY, is_key, make_storable, shorten
 
-__all__ = ["KeepsRuns", "RunRecord", "decode_run", "encode_run"]
+__all__ = ["KeepsRuns", "ReadsRuns", "RunRecord", "decode_run", "encode_run"]
 
 #: The most tasks of a run that are kept, and the most characters of their list. A large network has some hundred.
 _MOST_TASKS, _LONGEST_TASKS = 4000, 1 << 20
@@ -61,6 +61,15 @@ class KeepsRuns(Protocol):
 
     def add_run(self, run: RunRecord) -> None:
         """Keep a run. It is durable when this returns. Raises ``RecordsError``."""
+        ...
+
+
+@runtime_checkable
+class ReadsRuns(KeepsRuns, Protocol):
+    """A store that gives its runs as well."""
+
+    def read_runs(self) -> Iterator[RunRecord]:
+        """The runs in the order they were added. Rows that are none are passed over. Raises ``RecordsError``."""
         ...
 
 

@@ -142,7 +142,7 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
     report, known, history, lacks = _read_report(out), (out / REPORT).is_file(), History(), []
     if not known:
         lacks.append(
-            "This executable has no report of its run: `build`, or an earlier version of Tilewright, wrote it."
+            "This executable has no report of a run: an earlier version of Tilewright wrote it, or `build` did."
         )
     log = out / LOG
     if log.is_file():
