@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from sqlalchemy import BigInteger, Connection, and_, bindparam, case, cast, func, inspect, literal, select
+from sqlalchemy import BigInteger, Connection, and_, bindparam, case, cast, exc, func, inspect, literal, select
 
 from tilewright.errors import RecordsFormatError
 from tilewright.records.codec import is_key
@@ -157,8 +158,10 @@ class Overview:
                 self._last = until
             query_names = select(tasks.c.key, tasks.c.name, tasks.c.flop)
             self._names = {key: (str(name), float(flop or 0.0)) for key, name, flop in connection.execute(query_names)}
-            if inspect(connection).has_table(runs.name):  # a store of an older version has none
-                self._read_runs(connection)
+            # A store of an older version has no runs, and who may read the other tables may not read this newer one.
+            with suppress(exc.ProgrammingError):
+                if inspect(connection).has_table(runs.name):
+                    self._read_runs(connection)
 
     def _read_runs(self, connection: Connection) -> None:
         newest = connection.execute(select(func.max(runs.c.id))).scalar_one_or_none() or 0

@@ -265,8 +265,9 @@ class SQLStore:
 
     def read_runs(self) -> Iterator[RunRecord]:
         """The runs in the order they were added. Rows that are none are passed over. Raises ``RecordsError``."""
-        with self.reading() as connection:
-            if inspect(connection).has_table(runs.name):  # a store of an older version has none
+        # A store of an older version has none, and who may read the other tables may not read this newer one.
+        with self.reading() as connection, suppress(exc.ProgrammingError):
+            if inspect(connection).has_table(runs.name):
                 with connection.execution_options(yield_per=_PAGE_OF_TASKS).execute(_RUNS) as rows:
                     for row in rows.mappings():
                         with suppress(RecordsFormatError):
