@@ -70,6 +70,10 @@ def test_a_file_gives_the_report_again(tmp_path: Path) -> None:
     assert len(page.encode()) < 1.5e6
 
 
+def test_the_page_of_a_large_model_fits() -> None:
+    assert len(render_training(make_training(parts=60, kernels=200, pieces=400)).encode()) < 1.5e6
+
+
 def test_what_a_file_of_another_version_lacks_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     path.write_text(json.dumps({"format": FORMAT, "graphs": [{"kind": "forward", "parts": [{"name": "p"}]}], "new": 1}))

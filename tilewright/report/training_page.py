@@ -23,7 +23,7 @@ __all__ = ["read_training", "render_training", "training_page"]
 
 #: The most bytes of a report that are read: many times what the largest have.
 _MOST = 64 << 20
-#: Kernels and operators in tables. The others are counted.
+#: Kernels in tables and in the roofline plot, and operators of a pass. The others are counted.
 _KERNELS, _OPERATORS = 200, 60
 _MEANINGS = {
     "running": "runs in our kernels",
@@ -144,7 +144,7 @@ def _time(report: TrainingReport, kernels: Sequence[KernelFacts]) -> Section:
     charts = (
         parts_chart(report),
         time_chart(facts, _kernels_table(kernels), "kernel", "step"),
-        roofline_chart(report.roofline, facts, "kernel"),
+        roofline_chart(report.roofline, facts[:_KERNELS], "kernel"),
     )
     return Section("time", "Where does the time go?", tuple(lead), tuple(c for c in charts if c is not None))
 
