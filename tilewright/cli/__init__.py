@@ -31,9 +31,10 @@ try:
         tune,
     )
     from tilewright.cli.boundary import guard
-    from tilewright.cli.config import find_config, list_options, read_config
+    from tilewright.cli.config import Config, find_config, list_options, read_config
     from tilewright.cli.streams import prepare_streams
     from tilewright.cli.verbosity import QuietOption, VerboseOption
+    from tilewright.errors import TilewrightError
 except KeyboardInterrupt:  # before interrupts are handled, and before any work began
     sys.exit(130)
 
@@ -75,11 +76,14 @@ def _options(
     verbose: VerboseOption = False,
 ) -> None:
     """Tune neural networks for the machine in front of you, within a wall-clock budget."""
-    path = config
-    if path is None:
-        with contextlib.suppress(FileNotFoundError):  # the current folder may have been removed
-            path = find_config(Path.cwd())
-    context.obj = read_config(path, list_options(app) if path else {})
+    try:
+        path = config
+        if path is None:
+            with contextlib.suppress(FileNotFoundError):  # the current folder may have been removed
+                path = find_config(Path.cwd())
+        context.obj = read_config(path, list_options(app) if path else {})
+    except TilewrightError as error:  # whatever a configuration is broken by, --help and doctor work
+        context.obj = Config(None, {}, (), error)
     context.default_map = context.obj.values
 
 

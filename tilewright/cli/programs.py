@@ -87,8 +87,12 @@ def _why_none(store: SQLStore, machine: Target, tasks: int) -> str:
     )
 
 
-def open_records(where: str | None) -> SQLStore:
+def open_records(where: str | None, *, untouched: bool = False) -> SQLStore:
     """Open the store of records, which must exist.
+
+    Args:
+        where: the file or URL; None: the default one.
+        untouched: whether nothing at all is written into it. Otherwise a file of an older version is migrated.
 
     Raises:
         RecordsError: the file or database does not exist, or cannot be read.
@@ -104,4 +108,4 @@ def open_records(where: str | None) -> SQLStore:
             f"there are no records in {place}: no such file; tune something first, or name another file with --records",
             absent=True,
         )
-    return open_or_read(place)[0]
+    return open_store(place, writable=False) if untouched else open_or_read(place)[0]

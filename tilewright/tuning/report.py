@@ -194,7 +194,7 @@ class BucketReport:
 
     Attributes:
         shapes: of its inputs, for people.
-        weight: the share of the tuning that it got.
+        weight: the share of the tuning that it got, relative to those of the others.
         tasks: how many tasks it has.
         estimated_seconds: the sum of its calls x best latency; None: a task has no latency.
     """

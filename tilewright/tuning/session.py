@@ -356,7 +356,7 @@ class _Session:
         self.log.end()
         report = self._report(published, unrecorded)
         if not keep:
-            write_run(self.out, report, self.log)
+            write_run(self.out, report, self.log, self.store)
         return TuneResult(executable, report)
 
     def start_report(self) -> StartReport:
