@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ class Course:
         self._piece: _Piece | None = None
         self._together = 1
         self._states: dict[str, str] = {}
+        self._lock = threading.Lock()
 
     def note(self, seconds: float, given: float, parts: Iterable[LivePart]) -> None:
         """Note that a step begins.
@@ -70,6 +72,14 @@ class Course:
             given: the seconds that were given to tuning so far.
             parts: of the steps.
         """
+        if not self._lock.acquire(blocking=False):  # several threads train, and another one notes its step
+            return
+        try:
+            self._note(seconds, given, parts)
+        finally:
+            self._lock.release()
+
+    def _note(self, seconds: float, given: float, parts: Iterable[LivePart]) -> None:
         now = time.monotonic()
         if math.isnan(self._start):
             self._start = now
@@ -90,8 +100,9 @@ class Course:
     @property
     def pieces(self) -> tuple[StepsReport, ...]:
         """The steps so far, in their order."""
-        piece = self._piece
-        return (*self._pieces, *([] if piece is None else [piece.close()]))
+        with self._lock:
+            piece = self._piece
+            return (*self._pieces, *([] if piece is None else [piece.close()]))
 
     def _note_states(self, t: float, parts: Iterable[LivePart]) -> int:
         """Note which parts changed. Returns how many run in our kernels."""
