@@ -46,11 +46,11 @@ def write(path: Path, text: str) -> str:
 def dashboard(folder: Path) -> Page:
     """The page of a store with runs on several machines."""
     open_store(folder / "records.db").close()
-    fill_store(folder / "records.db", 2000)
+    fill_store(folder / "records.db", 800)
     with open_store(folder / "records.db", writable=False) as store:
         overview = Overview(store)
         overview.refresh()
-        return dashboard_page(overview, HOSTILE, {"network": "network 1"})
+        return dashboard_page(overview, HOSTILE, {"network": "network 0"})
 
 
 PAGES: dict[str, tuple[Callable[[Path], Page], set[str]]] = {
