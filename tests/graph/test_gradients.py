@@ -285,6 +285,18 @@ def test_the_gradient_of_attention_is_one_function(causal: bool) -> None:
     assert not any(word in name for name in names for word in ("matmul", "transpose", "concatenate")), names
 
 
+def test_rows_in_the_same_order_are_summed_as_they_lie() -> None:
+    def gradient(dy: Any, x: Any) -> Any:
+        swapped = [torch.relu(rows).transpose(0, 1).reshape(76, -1) for rows in (dy, x)]
+        return (swapped[0].t() @ swapped[1],)
+
+    torch.manual_seed(0)
+    extraction = all_agree(gradient, [torch.randn(4, 19, 32), torch.randn(4, 19, 48)])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert "token_product" in names, names
+    assert not any("transpose" in name for name in names), names
+
+
 def test_gradients_of_a_projection_are_written_in_its_order() -> None:
     def join(gradient: Any, *heads: Any) -> Any:
         parts = [torch.relu(part).transpose(1, 2) for part in heads]

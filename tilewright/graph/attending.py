@@ -64,11 +64,11 @@ def _serve_gradient(walk: Rewriter, detail: str, operands: list[Value]) -> list[
     form = dataclasses.replace(form, q=dims[1], k=dims[2], v=dims[3], out=out)
     sources.append(walk.make_plain(sums))
     joined = laid[1].base.same_as(laid[2].base) and laid[1].base.same_as(laid[3].base)
-    gradient = AttentionGradient(form, *dims[:4], joined=joined)
+    dy, q, k, v = dims[:4]
+    gradient = AttentionGradient(form, dy, q, k, v, joined)
     if not joined or not gradient.complete:
-        axes = (("query", "depth"), ("key", "depth"), ("key", "width"))
-        places = [form.extents(_tokens_first(*each)) for each in axes]
-        gradient = AttentionGradient(form, dims[0], *places)
+        queries, keys = (form.extents(_tokens_first(row, "depth")) for row in ("query", "key"))
+        gradient = AttentionGradient(form, dy, queries, keys, form.extents(_tokens_first("key", "width")))
     shapes = [gradient.shapes[name] for name in gradient.results]
     tensors = _call(walk, attention_gradient(gradient), GRADIENT, sources, shapes)
     if gradient.joined:

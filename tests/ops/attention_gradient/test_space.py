@@ -46,11 +46,15 @@ def gradient(
     out = (_BATCH[0], _QUERY, _BATCH[1], _WIDTH)
     factor = 1 / math.sqrt(depth)
     form = Attention(batch, queries, keys, depth, width, q, k, v, out, factor, causal=causal, sums=True)
-    results = [q, k, v]
-    if not projected:
-        axes = ((_QUERY, _DEPTH), (_KEY, _DEPTH), (_KEY, _WIDTH))
-        results = [dims(_BATCH[0], row, _BATCH[1], column) for row, column in axes]
-    return AttentionGradient(form, dims(*_BATCH, _QUERY, _WIDTH), *results, joined=projected)
+    dy = dims(*_BATCH, _QUERY, _WIDTH)
+    if projected:
+        return AttentionGradient(form, dy, q, k, v, joined=True)
+
+    def tokens_first(row: tuple[str, int], column: tuple[str, int]) -> Dims:
+        return dims(_BATCH[0], row, _BATCH[1], column)
+
+    dq, dk, dv = tokens_first(_QUERY, _DEPTH), tokens_first(_KEY, _DEPTH), tokens_first(_KEY, _WIDTH)
+    return AttentionGradient(form, dy, dq, dk, dv)
 
 
 GRADIENTS: dict[str, AttentionGradient] = {

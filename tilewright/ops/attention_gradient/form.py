@@ -77,8 +77,8 @@ class AttentionGradient:
             fields = json.loads(detail)
             if {*fields} != {field.name for field in dataclasses.fields(cls)}:
                 raise ValueError(f"its fields are {sorted(fields)}")
-            tensors = [read_dims(fields[name]) for name in ("gradient", "dq", "dk", "dv")]
-            gradient = cls(Attention.parse(fields["attention"]), *tensors, joined=bool(fields["joined"]))
+            dy, dq, dk, dv = (read_dims(fields[name]) for name in ("gradient", "dq", "dk", "dv"))
+            gradient = cls(Attention.parse(fields["attention"]), dy, dq, dk, dv, bool(fields["joined"]))
             gradient._check()
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise FormError(
