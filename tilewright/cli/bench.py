@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.completing import complete_from
 from tilewright.cli.options import JsonOption, check_machine, check_target
 from tilewright.cli.text import table
 from tilewright.cli.verbosity import remark
@@ -104,19 +105,23 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="PEER",
+            autocompletion=complete_from("tilewright.compare.peers", "PEERS"),
             help="onnxruntime, openvino, pytorch, pytorch-compiled or untuned. May be given several times.",
         ),
     ] = None,
-    blocks: Annotated[int, typer.Option(min=1, help="The number of turns of each runtime.")] = 20,
-    block_seconds: Annotated[float, typer.Option(min=0.01, help="The approximate length of a turn in seconds.")] = 0.5,
+    blocks: Annotated[int, typer.Option(metavar="N", min=1, help="The number of turns of each runtime.")] = 20,
+    block_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.01, help="The approximate length of a turn in seconds.")
+    ] = 0.5,
     target: Annotated[
         str,
         typer.Option(
+            metavar="TARGET",
             help="The target of the untuned build: 'native' or 'llvm:MCPU'. With native:cold the caches are emptied "
-            "before each run of every runtime, as for a network that rarely runs."
+            "before each run of every runtime, as for a network that rarely runs.",
         ),
     ] = "native",
-    seed: Annotated[int, typer.Option(min=0, help="The seed of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of the random inputs.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Compare the executable in OUT with other runtimes, by turns, each in a process of its own."""

@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 
-@app.command("ls")
+@app.command("ls", short_help="List the measured tasks.")
 @command
 def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
     """List the measured tasks: each with its target, its trials, and its best latency."""
@@ -50,7 +50,7 @@ def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
     write_json(json_file, {"records": [vars(entry) for entry in entries]})
 
 
-@app.command("export")
+@app.command("export", short_help="Write all measurements to files of other formats.")
 @command
 def export(
     records: RecordsOption = None,
@@ -107,10 +107,12 @@ def export(
     write_json(json_file, {"count": count})
 
 
-app.command("import-metaschedule")(import_metaschedule)
-app.command("merge")(merge_records)
-app.command("pull")(pull_records)
-app.command("push")(push_records)
+app.command("import-metaschedule", short_help="Add what MetaSchedule has measured on this machine.")(
+    import_metaschedule
+)
+app.command("merge", short_help="Add the measurements of other stores to the records.")(merge_records)
+app.command("pull", short_help="Add the measurements of a shared store to the records.")(pull_records)
+app.command("push", short_help="Add the measurements of the records to a shared store.")(push_records)
 
 
 def _export_programs(records: str | None, file: Path, target: str) -> dict[str, object]:
