@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
@@ -126,6 +126,9 @@ def bench(
 ) -> None:
     """Compare the executable in OUT with other runtimes, by turns, each in a process of its own."""
     check_target(target)
+    from tilewright.compare.peers import PEERS
+
+    _check_peers(against or (), PEERS)
     check_machine()
     with scratch() as folder:
         place = out
@@ -163,13 +166,24 @@ def _list_buckets(out: Path) -> list[str]:
     """The shapes of each bucket of an executable, for people; an empty text for an executable with a single one."""
     from tilewright.executable.manifest import read_manifest
 
-    try:
-        buckets = read_manifest(out).get("buckets")
-    except OutputError:  # raised again where the executable is timed, after the names of peers were checked
-        return [""]
+    buckets = read_manifest(out).get("buckets")
     if not buckets:
         return [""]
     return [" ".join(f"{e['name']}={','.join(map(str, e['shape']))}" for e in bucket["inputs"]) for bucket in buckets]
+
+
+def _check_peers(against: Sequence[str], peers: Collection[str]) -> None:
+    """Refuse a name that is no peer's.
+
+    Raises:
+        TilewrightError: there is no such peer.
+    """
+    for name in against:
+        if name not in peers:
+            raise TilewrightError(
+                f"an executable is compared with one of {', '.join(peers)}, but this is {name!r}"
+                f"{did_you_mean(name, peers) or '; correct --against'}"
+            )
 
 
 def raced(
@@ -203,12 +217,7 @@ def raced(
 
     peers = factories.PEERS if peers is None else peers
     names = list(dict.fromkeys(against))
-    unknown = [name for name in names if name not in peers]
-    if unknown:
-        raise TilewrightError(
-            f"an executable is compared with one of {', '.join(peers)}, but this is {unknown[0]!r}"
-            f"{did_you_mean(unknown[0], peers) or '; correct --against'}"
-        )
+    _check_peers(names, peers)
     verify(out)
     from tilewright.measure.peers import Entrant, race
     from tilewright.tvm_compat import wanted_threads
