@@ -14,6 +14,7 @@ from tilewright.cli.metaschedule import export_database, import_metaschedule
 from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import ProgramsTargetOption, open_records, recorded_programs
 from tilewright.cli.text import milliseconds, moment, table
+from tilewright.cli.verbosity import remark
 from tilewright.errors import OutputError, TilewrightError
 from tilewright.wording import counted
 
@@ -32,7 +33,7 @@ app = typer.Typer(
 def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
     """List the measured tasks: each with its target, its trials, and its best latency."""
     with open_records(records) as store:
-        entries = store.summary()
+        entries, where = store.summary(), store.where
     rows = [
         [
             entry.name or entry.task[:16],
@@ -47,6 +48,8 @@ def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
         for entry in entries
     ]
     print(table(["task", "target", "template", "trials", "failed", "best", "GFLOP/s", "last"], rows, left=3))
+    if not entries:
+        remark(f"{where} holds no measurements; `tilewright tune MODEL` adds some")
     write_json(json_file, {"records": [vars(entry) for entry in entries]})
 
 
