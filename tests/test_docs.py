@@ -121,6 +121,7 @@ def test_tables_are_those_of_their_json_files() -> None:
             for said in (about.machine, about.date, *about.commands):
                 assert said in words, f"{page.name} does not say of the table {name}: {said}"
             assert about.commands or "by hand" in words
+            assert all(command.startswith(("python -m bench.", "tilewright ")) for command in about.commands)
             named.add(name)
     assert named == {file.stem for file in data.glob("*.json")}
     assert set(MAKERS) <= named
