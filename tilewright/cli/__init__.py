@@ -87,16 +87,16 @@ def _options(
     context.default_map = context.obj.values
 
 
-app.command("tune")(tune.tune)
-app.command("build")(build.build)
-app.command("bench")(bench.bench)
-app.command("quantize")(quantize.quantize)
-app.command("dashboard")(dashboard.dashboard)
-app.command("report")(report.report)
-app.command("run")(run.run)
-app.command("export")(export.export)
-app.command("tasks")(tasks.tasks)
-app.command("doctor")(doctor.doctor)
+app.command("tune", short_help="Tune MODEL for this machine and write an executable.")(tune.tune)
+app.command("build", short_help="Write an executable of MODEL without tuning.")(build.build)
+app.command("bench", short_help="Compare the executable in OUT with other runtimes, by turns.")(bench.bench)
+app.command("quantize", short_help="Write MODEL in int8, and compare its outputs with MODEL's.")(quantize.quantize)
+app.command("dashboard", short_help="Serve a page about the records on this machine until Ctrl-C.")(dashboard.dashboard)
+app.command("report", short_help="Write an HTML page about how the executable in OUT was tuned.")(report.report)
+app.command("run", short_help="Run the executable in OUT once, and describe its outputs.")(run.run)
+app.command("export", short_help="Write the executable in OUT as a library for C.")(export.export)
+app.command("tasks", short_help="List the tasks of MODEL.")(tasks.tasks)
+app.command("doctor", short_help="Say what this machine has and lacks, and what that costs.")(doctor.doctor)
 app.add_typer(records.app, name="records")
 app.add_typer(cost.app, name="cost")
 

@@ -22,7 +22,9 @@ __all__ = ["dashboard"]
 @command
 def dashboard(
     records: RecordsOption = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port that is tried first; 0: any.")] = PORT,
+    port: Annotated[
+        int, typer.Option(metavar="N", min=0, max=65535, help="The port that is tried first; 0: any.")
+    ] = PORT,
 ) -> None:
     """Serve a page about the records on this machine until Ctrl-C: networks, runs, machines, trends. Reads only."""
     from tilewright.records.overview import Overview

@@ -34,6 +34,9 @@ State: TypeAlias = Literal["ok", "missing", "bad"]
 _PACKAGES = {
     "openvino": ("bench --against openvino", "peers"),
     "torch": ("torch.compile(backend='tilewright'), .pt2 files, bench --against pytorch", "torch"),
+    "torch_geometric": ("cost train --model gcn, the graph networks among cost models", "torch"),
+    "pyarrow": ("records export --programs, cost train --data", "parquet"),
+    "uvicorn": ("tune --live and dashboard, pages in a browser", "live"),
     "psycopg": ("records in PostgreSQL", "postgresql"),
     "ray": ("tune --fleet, on many machines", "fleet"),
     "ziglang": ("build for another processor, without a cross compiler of the system", "cross"),

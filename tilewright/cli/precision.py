@@ -10,23 +10,25 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from tilewright.cli.completing import complete_from
 from tilewright.cli.tuning import TuneOptions
 from tilewright.cli.verbosity import remark
 from tilewright.errors import ModelFormatError, TilewrightError
 from tilewright.frontend.file_kinds import is_program
 from tilewright.wording import did_you_mean
 
-__all__ = ["PrecisionOption", "check_precision", "round_model"]
+__all__ = ["PRECISIONS", "PrecisionOption", "check_precision", "round_model"]
 
 PrecisionOption: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="NAME",
+        autocompletion=complete_from("tilewright.cli.precision", "PRECISIONS"),
         help="float32, or bf16: weights that are read from memory for few rows are rounded to bfloat16, which halves "
         "their bytes. Arithmetic stays float32.",
     ),
 ]
-_PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "bf16")
 
 
 def check_precision(name: str, *, alone: bool) -> None:
@@ -39,10 +41,10 @@ def check_precision(name: str, *, alone: bool) -> None:
     Raises:
         TilewrightError: so it is.
     """
-    if name not in _PRECISIONS:
+    if name not in PRECISIONS:
         raise TilewrightError(
-            f"--precision is {' or '.join(_PRECISIONS)}, but this is {name!r}"
-            + (did_you_mean(name, _PRECISIONS) or "; leave it out for float32")
+            f"--precision is {' or '.join(PRECISIONS)}, but this is {name!r}"
+            + (did_you_mean(name, PRECISIONS) or "; leave it out for float32")
         )
     if name != "float32" and not alone:
         raise TilewrightError(

@@ -24,7 +24,9 @@ DataOption: TypeAlias = Annotated[
 ]
 ProgramsTargetOption: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="The target of the programs in records: 'native' (the default) or 'llvm:MCPU'."),
+    typer.Option(
+        metavar="TARGET", help="The target of the programs in records: 'native' (the default) or 'llvm:MCPU'."
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.completing import complete_from
 from tilewright.cli.inputs import ShapeOption, make_shape_request, read_sample
 from tilewright.cli.options import JsonOption, check_model
 from tilewright.cli.text import table
@@ -52,7 +53,12 @@ def quantize(
         bool, typer.Option("--random", help="Calibrate with random numbers: for trials of speed only.")
     ] = False,
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="How ranges are found: minmax, entropy or percentile.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_from("tilewright.quantising.plan", "CALIBRATIONS"),
+            help="How ranges are found: minmax, entropy or percentile.",
+        ),
     ] = "minmax",
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Compute the scales of activations at run time. Needs no samples.")
@@ -72,7 +78,7 @@ def quantize(
         ),
     ] = None,
     shape: ShapeOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of --random.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of --random.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Quantise MODEL with ONNX Runtime's quantiser, and compare its outputs with those in floating point."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.completing import complete_from
 from tilewright.cli.fleet import Cluster, FleetOption, KindOption, ModelsArgument, check_fleet, tune_several
 from tilewright.cli.inputs import FixOption, SampleOption, ShapeOption, WeightOption, make_shape_request
 from tilewright.cli.options import (
@@ -68,11 +69,12 @@ def tune(
     trials: Annotated[int | None, typer.Option(metavar="N", help="The most candidates to measure.")] = None,
     target: TargetOption = "native",
     records: RecordsOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of all random numbers.")] = 0,
     method: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=complete_from("tilewright.methods.registry", "METHODS"),
             help="The method of the search: Tilewright's own (default), or a published system (autotvm, chameleon, "
             "schedule_sharing, gbfs, na2c or graph_cost_model).",
         ),
@@ -80,12 +82,18 @@ def tune(
     searcher: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="The searcher: random, annealing, genetic, ppo, gbfs, na2c or bayesian (the default)."
+            metavar="NAME",
+            autocompletion=complete_from("tilewright.methods.parts", "SEARCHERS"),
+            help="The searcher: random, annealing, genetic, ppo, gbfs, na2c or bayesian (the default).",
         ),
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The sampler: top (the default), epsilon-greedy, diversity or adaptive."),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_from("tilewright.methods.parts", "SAMPLERS"),
+            help="The sampler: top (the default), epsilon-greedy, diversity or adaptive.",
+        ),
     ] = None,
     cost_model: Annotated[
         str | None,
@@ -99,6 +107,7 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=complete_from("tilewright.cli.tuning", "SHARING"),
             help="What similar tasks lend each other: own (clusters of similar programs, the best two configs), "
             "published (cliques of overlapping spaces, the best ten), or none; by default as the method has it.",
         ),
