@@ -47,7 +47,7 @@ def serve(walk: Rewriter, call: relax.Call) -> Value | None:
     if 4 * depth * outputs <= walk.cached:
         return dense(walk, call, left, walk.make_weight(_widen(walk, recipes, zeros, form)))
     view, shape = find_rows(walk, left)
-    x = choose_block(walk, outputs, rows)
+    x = choose_block(walk.lanes, outputs, rows)
     order = padded_order(outputs, x)
     scales = recipes[1].reshape((outputs, form.blocks))
     packed = [recipes[0].reshape((outputs, form.words * 4)).words(), scales]

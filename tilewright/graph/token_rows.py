@@ -59,7 +59,7 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     if n < NARROWEST:
         return None
     view, shape = find_rows(walk, left)
-    x = choose_block(walk, n, shape[0])
+    x = choose_block(walk.lanes, n, shape[0])
     source = walk.reshape(left.base, shape)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
     packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
@@ -82,18 +82,23 @@ def _are_halves(walk: Rewriter, recipe: Recipe) -> bool:
     return source is not None and is_bfloat16(source)
 
 
-def choose_block(walk: Rewriter, n: int, rows: int) -> int:
+def choose_block(lanes: int, n: int, rows: int) -> int:
     """The lanes of a block of ``n`` columns of a product with ``rows`` rows.
 
     Up to a vector register, a block holds all columns. Of more columns it holds their largest divisor that fills at
     least three quarters of a register, or half of one for a single row. Without such a divisor it holds a whole
     register, and the last block is padded, or begins with columns that the block before has, too.
+
+    Args:
+        lanes: the float32 numbers in a vector register.
+        n: columns.
+        rows: of the product.
     """
-    x = walk.channel_block(n)
-    whole = -(-n // walk.lanes) * walk.lanes
+    x = max(d for d in range(1, lanes + 1) if n % d == 0)
+    whole = -(-n // lanes) * lanes
     least = _LEAST_FILLED if rows > 1 else _LEAST_FILLED_BY_ONE
-    wasteful = x < least * walk.lanes and n / whole > x / walk.lanes
-    return walk.lanes if wasteful and n > walk.lanes else x
+    wasteful = x < least * lanes and n / whole > x / lanes
+    return lanes if wasteful and n > lanes else x
 
 
 def softmax(walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = False) -> Value | None:
