@@ -100,3 +100,10 @@ def test_a_processor_of_another_kind_schedules_it() -> None:
     here = make_space(task_of("nibbles", nibble_dense(2, NibbleForm(64, 16, 32, "uint8"), 4), (1, 2, 3)), arm)
     assert here.valid(here.default()[None])[0]
     here.schedule(here.default())
+
+
+def test_making_numbers_of_bits_counts_no_operations() -> None:
+    for zeros in ("", "uint8", "float32"):
+        form = NibbleForm(96, 64, 32, zeros)
+        for function in (nibble_dense, nibble_panels):
+            assert task_of("nibbles", function(3, form, 16), (1, 2)).flop == 2 * 3 * 96 * 64
