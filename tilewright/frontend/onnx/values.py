@@ -120,8 +120,8 @@ def _infer_learnt(graph: onnx.GraphProto, types: Mapping[str, onnx.TypeProto]) -
     for node in graph.node:
         if (node.domain, node.op_type) == ("com.microsoft", "MatMulNBits"):
             given = find_fixed(types.get(node.input[0]))
-            if given is not None and find_fixed(types.get(node.output[0])) is None:
-                columns = next(a.i for a in node.attribute if a.name == "N")
+            columns = next((a.i for a in node.attribute if a.name == "N"), 0)
+            if given is not None and columns and find_fixed(types.get(node.output[0])) is None:
                 found[node.output[0]] = helper.make_tensor_type_proto(given.elem_type, (*given.shape[:-1], columns))
             continue
         if node.domain != "ai.onnx.ml" or node.op_type not in _SHAPED or find_fixed(types.get(node.output[0])):

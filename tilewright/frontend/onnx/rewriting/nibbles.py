@@ -17,6 +17,8 @@ __all__ = ["find_nibbles", "has_nibbles"]
 _BLOCKS = (16, 32, 64, 128, 256)
 #: The element types of weights of 4 bits, and what is added to their numbers to make levels of 0 to 15.
 _KINDS: dict[int, int] = {TensorProto.UINT4: 0, TensorProto.INT4: 8}
+#: The zero point of weights that have none.
+_MIDDLE = 8
 
 
 def has_nibbles(graph: Graph, node: onnx.NodeProto) -> bool:
@@ -41,7 +43,8 @@ def find_nibbles(graph: Graph) -> frozenset[str]:
     found = {node.output[0] for node in graph.model.graph.node if _is_blocked(graph, node)}
     for node in graph.model.graph.node:
         for place, name in enumerate(node.input):
-            if name in found and (place != 1 or node.op_type != "MatMul" or graph.shape(node.input[0]) is None):
+            rows = graph.shape(node.input[0])
+            if name in found and (place != 1 or node.op_type != "MatMul" or rows is None or len(rows) < 2):
                 found.discard(name)
     return frozenset(found - {value.name for value in graph.model.graph.output})
 
@@ -76,7 +79,8 @@ def _narrow_product(graph: Graph, node: onnx.NodeProto) -> bool:
     wide = np.zeros((outputs, len(scales) * block), np.uint8)
     wide[:, :depth] = (levels.astype(np.int16) + moved).T
     packed = _pack(wide).reshape(outputs, len(scales), block // 2)
-    pairs = _pack(np.pad((middle + moved).astype(np.uint8).T, ((0, 0), (0, len(scales) % 2))))
+    shifted = (middle + moved).astype(np.uint8).T
+    pairs = _pack(np.pad(shifted, ((0, 0), (0, len(scales) % 2)))).reshape(-1)
     if all(opset.domain != MICROSOFT for opset in graph.model.opset_import):
         graph.model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     graph.op(
@@ -84,7 +88,7 @@ def _narrow_product(graph: Graph, node: onnx.NodeProto) -> bool:
         node.input[0],
         packed,
         np.ascontiguousarray(scales.T).reshape(-1),
-        pairs.reshape(-1),
+        None if np.all(shifted == _MIDDLE) else pairs,
         out=node.output[0],
         domain=MICROSOFT,
         K=depth,
