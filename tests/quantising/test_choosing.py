@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,7 @@ def model(tmp_path: Path) -> Path:
         helper.make_node("MatMul", ["x", "large"], ["b"]),
         helper.make_node("Add", ["a", "b"], ["y"]),
     ]
-    weights = {"small": normal(32, 16) / 1000, "large": normal(32, 16, seed=1)}
+    weights: dict[str, Any] = {"small": normal(32, 16) / 1000, "large": normal(32, 16, seed=1)}
     return save(tmp_path / "m.onnx", nodes, {"x": ["batch", 32]}, ["batch", 16], **weights)
 
 
