@@ -84,7 +84,7 @@ def _product(rows: int, depth: int, outputs: int) -> Callable[[], onnx.ModelProt
     """A product with a matrix of normal numbers."""
 
     def make() -> onnx.ModelProto:
-        weight = np.random.default_rng(0).standard_normal((depth, outputs)).astype(np.float32) / np.sqrt(depth)
+        weight = (np.random.default_rng(0).standard_normal((depth, outputs)) / np.sqrt(depth)).astype(np.float32)
         ends = [
             helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [rows, extent])
             for name, extent in (("x", depth), ("y", outputs))
