@@ -32,7 +32,7 @@ from tilewright.wording import counted, describe_error
 if TYPE_CHECKING:
     from tvm import relax
     from tvm.ir import Expr, IRModule
-    from tvm.tirx import Let, Mul, PrimFunc
+    from tvm.tirx import Let, PrimFunc, Sub
 
 __all__ = ["Extraction", "TaskList", "TaskUse", "extract", "task_of"]
 
@@ -367,7 +367,7 @@ def _countable(function: PrimFunc) -> PrimFunc:
     """The function as TVM counts its operations.
 
     TVM counts no ``let``, so ``let t = a in b`` --> ``a + b``, which has the operations of a count once. Numbers that
-    are made of bits, as weights of 4 bits are, count nothing: ``(reinterpret(bits) - zero) * scale`` --> ``scale``.
+    are made of bits, as weights of 4 bits are, count nothing: ``reinterpret(bits) * scale - shift`` --> ``scale``.
     How often a number is made is not what the network computes, but a choice of its program.
     """
     from tvm import ir, tirx
@@ -376,11 +376,11 @@ def _countable(function: PrimFunc) -> PrimFunc:
     def unbound(node: Let) -> Expr:
         return node.value.astype(node.body.ty.dtype) + node.body
 
-    def scaled(node: Mul) -> Expr:
-        made = node.a
-        while isinstance(made, tirx.Sub):
-            made = made.a
-        of_bits = isinstance(made, ir.Call) and getattr(made.op, "name", "") == "tirx.reinterpret"
-        return node.b if of_bits and made is not node.a else node
+    def plain(node: Sub) -> Expr:
+        made = node.a.a if isinstance(node.a, tirx.Mul) else None
+        if not isinstance(made, ir.Call) or getattr(made.op, "name", "") != "tirx.reinterpret":
+            return node
+        scale = node.a.b
+        return scale.a if isinstance(scale, tirx.Mul) else scale
 
-    return function.with_body(structural_map(function.body, ((tirx.Let, unbound), (tirx.Mul, scaled))))
+    return function.with_body(structural_map(function.body, ((tirx.Let, unbound), (tirx.Sub, plain))))

@@ -79,6 +79,11 @@ class Form:
     quads: bool = False
     nibbles: bool = False
 
+    @property
+    def unpacks(self) -> bool:
+        """Whether words become numbers in the loops of the contraction, rather than in a block before it."""
+        return self.nibbles and "kw" in self.iterators
+
     def bytes(self, name: str) -> int:
         """Bytes of the buffer ``name`` that all iterations together touch."""
         access = next(a for a in self.accesses if a.name == name)

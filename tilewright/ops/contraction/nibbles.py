@@ -3,12 +3,14 @@
 A word of 32 bits holds the levels of eight neighbouring inputs of one output, the first one in its lowest bits. The
 number of a level is ``(level - zero) * scale``, with a scale and a zero point for each block of inputs and each output.
 
-    word >> 4 * i & 15          a level
-    | 0x4B000000                the bits of the float32 number 2^23 + level
-    - (2^23 + zero), * scale    the number; the difference is exact
+    word shifted, so that a level is in the bits 19 to 22
+    & 0x00780000 | 0x3F800000              the bits of the float32 number 1 + level / 16
+    * (16 * scale) - (16 + zero) * scale   the number, rounded once
 
-So a level becomes a number with four instructions, and no table. Products of few rows do so in registers, just before
-each number is used. Products of many rows write the numbers of a block of outputs to memory, and all rows read them.
+Both factors belong to the block, so a level becomes a number with three instructions: a shift, a selection of bits, and
+a multiply-add. Its error is below 2^-18 of the scale, for ``(16 + zero) * scale`` is rounded, too. Products of few rows
+do so in registers, just before each number is used. Products of many rows write the numbers of a block of outputs to
+memory, and all rows read them.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ NIBBLES = "tilewright.nibbles"
 WORD = 8
 #: The zero point of weights that have none.
 _MIDDLE = 8
-#: 2^23, and its bits: the spacing of float32 numbers from there on is 1.
-_SHIFT, _SHIFT_BITS = float(1 << 23), 0x4B000000
+#: The bits of 1 in float32, and the four highest bits of its mantissa, with the place of the lowest of them.
+_ONE, _HIGHEST, _PLACE = 0x3F800000, 0x00780000, 19
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def nibble_dense(rows: int, form: NibbleForm, x: int) -> PrimFunc:
     ri = te.reduce_axis((0, WORD), "ri")
 
     def product(m: Expr, o: Expr, v: Expr) -> Expr:
-        number = weight.number(weight.words(o, rb * (form.block // WORD) + rw, v), ri, (o, rb, v))
+        word = weight.words(o, rb * (form.block // WORD) + rw, v)
+        number = weight.number(_move_known(word, ri), (o, rb, v))
         return te.sum(source(m, rb * form.block + rw * WORD + ri) * number, axis=[rb, rw, ri])
 
     c = te.compute((rows, weight.count, x), product, name=BLOCK, attrs=mark_roles("pol/rrr"))
@@ -112,7 +115,7 @@ def nibble_panels(rows: int, form: NibbleForm, x: int) -> PrimFunc:
     a = te.placeholder((rows, form.depth), name="data")
 
     def panel(b: Expr, o: Expr, k: Expr, v: Expr) -> Expr:
-        return weight.number(weight.words(o, k // WORD, v), k % WORD, (o, k // form.block, v))
+        return weight.number(_move(weight.words(o, k // WORD, v), k % WORD), (o, k // form.block, v))
 
     p = te.compute((1, weight.count, form.depth, x), panel, name=PACK)
     r = te.reduce_axis((0, form.depth), "k")
@@ -186,29 +189,37 @@ class _Packed:
         self._zeros = te.placeholder(shape, form.zeros, name="zero") if form.zeros else None
         self.tensors = [self.words, self._scales, *([] if self._zeros is None else [self._zeros])]
 
-    def number(self, word: Expr, place: Expr, block: tuple[Expr, Expr, Expr]) -> Expr:
+    def number(self, bits: Expr, block: tuple[Expr, Expr, Expr]) -> Expr:
         """The number of one level.
 
         Args:
-            word: the word.
-            place: of the level in it.
+            bits: the level in the four highest bits of a mantissa, and 0 elsewhere.
             block: the indices of its scale.
         """
         from tvm import tirx
 
-        level = (word >> (place * 4).astype("uint32")) & tirx.const(15, "uint32")
-        moved = _shifted(level)
-        if self._zeros is None:
-            moved = moved - tirx.const(_SHIFT + _MIDDLE, "float32")
-        elif str(self._zeros.dtype) == "uint8":
-            moved = moved - _shifted(self._zeros(*block).astype("uint32"))
-        else:
-            moved = moved - tirx.const(_SHIFT, "float32") - self._zeros(*block)
-        return moved * self._scales(*block)
+        level = tirx.reinterpret("float32", bits | tirx.const(_ONE, "uint32"))
+        scale = self._scales(*block)
+        zero = tirx.const(float(_MIDDLE), "float32") if self._zeros is None else self._zeros(*block).astype("float32")
+        return level * (scale * tirx.const(16.0, "float32")) - scale * (zero + tirx.const(16.0, "float32"))
 
 
-def _shifted(level: Expr) -> Expr:
-    """2^23 + level, for a level below 2^23."""
+def _move_known(word: Expr, place: Expr) -> Expr:
+    """A level in the four highest bits of a mantissa, by one shift if its place in the word is a constant of the code.
+
+    The level that begins at bit 16 moves by 3 bits to the left, and the next one by 1 bit to the right.
+    """
     from tvm import tirx
 
-    return tirx.reinterpret("float32", level | tirx.const(_SHIFT_BITS, "uint32"))
+    beyond = place * 4 - _PLACE
+    right, left = (tirx.max(amount, 0).astype("uint32") for amount in (beyond, -beyond))
+    moved = (word >> right) << left  # one of both moves by nothing
+    return moved & tirx.const(_HIGHEST, "uint32")
+
+
+def _move(word: Expr, place: Expr) -> Expr:
+    """A level in the four highest bits of a mantissa, for any place in the word: right to the end, then left."""
+    from tvm import tirx
+
+    lowest = word >> (place * 4).astype("uint32")
+    return (lowest << tirx.const(_PLACE, "uint32")) & tirx.const(_HIGHEST, "uint32")

@@ -295,7 +295,7 @@ class ContractionSpace:
         """How much of the sum is written out: enough multiply-adds for a loop, and no more code to compile."""
         if self._is_product:  # ViT-tiny's took 1.04 of the time with fewer
             return np.full(len(c.outs), 4.0)
-        if self._form.nibbles:  # a whole word, so that it is loaded once and its levels lie at known bits
+        if self._form.unpacks:  # a whole word, so that it is loaded once and its levels lie at known bits
             return np.full(len(c.outs), float(WORD))
         vectors = -(-self._form.extents["l"] // self.target.lanes)
         found: NDArray[np.float64] = np.clip(_WRITTEN_OUT / (c.outs * c.rows * c.cols * vectors), 1, 4)
