@@ -139,15 +139,21 @@ def _choose(options: TuneOptions, made: Path, cached: int) -> TuneOptions:
 
 
 def _measure(options: TuneOptions, matrices: Sequence[Matrix]) -> list[ProductTimes]:
-    """Measure the products in both precisions, within a share of the budget."""
+    """Measure the products in both precisions, within a share of the budget.
+
+    Raises:
+        TargetError: code for the target does not run here.
+    """
     from tilewright.measure.pool import LocalPool
     from tilewright.records.fallback import open_for_tuning
     from tilewright.target import Target
+    from tilewright.tuning.building import refuse_tuning
     from tilewright.tuning.precision import measure_products
 
     seconds = options.budget.seconds
     until = time.monotonic() + min(_MOST_SECONDS, math.inf if seconds is None else _SHARE * seconds)
     target = Target.parse(options.target).with_weights(sum(matrix.nbytes for matrix in matrices))
+    refuse_tuning(target)
     with (
         open_for_tuning(records_place(options.records), tell=remark) as store,
         closing(LocalPool(target, on_measurement=lambda measured: store.add([measured]))) as pool,
