@@ -24,9 +24,10 @@ from tilewright.cli.options import (
     check_out,
     check_target,
 )
-from tilewright.cli.precision import PrecisionOption, check_precision, round_model
+from tilewright.cli.precision import MaxErrorOption, PrecisionOption, check_precision, prepare_precision
+from tilewright.cli.reference import ReferenceOption, check_reference, prepare_reference
 from tilewright.cli.report import PAGE, write_report
-from tilewright.cli.text import milliseconds
+from tilewright.cli.text import accuracy_table, milliseconds
 from tilewright.cli.tuning import GO_ON, MethodNames, TuneOptions, check_sharing, make_display, run_tuning
 from tilewright.cli.verbosity import Verbosity, remark, verbosity
 from tilewright.errors import OutputError, TilewrightError
@@ -113,6 +114,8 @@ def tune(
         ),
     ] = None,
     precision: PrecisionOption = "float32",
+    max_error: MaxErrorOption = None,
+    reference: ReferenceOption = None,
     shape: ShapeOption = None,
     sample: SampleOption = None,
     fix: FixOption = None,
@@ -143,9 +146,12 @@ def tune(
         page=not no_report,
         live=live,
         precision=precision,
+        max_error=max_error,
     )
     check_target(target)
-    check_precision(precision, alone=len(model) == 1 and not fleet)
+    alone = len(model) == 1 and not fleet
+    check_precision(precision, max_error, alone=alone)
+    check_reference(reference, model[0], alone=alone)
     check_sharing(sharing)
     options = replace(options, request=make_shape_request(shape, sample, fix, weight))
     check_fleet(fleet, kind, model, target)
@@ -156,11 +162,22 @@ def tune(
             )
         tune_several(options, model, out, Cluster(fleet or "", tuple(kind or ())), json_file)
     else:
-        _tune_one(options, Cluster(fleet or "", tuple(kind or ())), json_file, named=out is not None)
+        cluster = Cluster(fleet or "", tuple(kind or ()))
+        _tune_one(options, cluster, json_file, named=out is not None, reference=reference)
 
 
-def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *, named: bool) -> None:
-    """Tune one model on this machine, or on the machines of one kind; ``named``: the user has named ``--out``."""
+def _tune_one(
+    options: TuneOptions, cluster: Cluster, json_file: Path | None, *, named: bool, reference: Path | None = None
+) -> None:
+    """Tune one model on this machine, or on the machines of one kind.
+
+    Args:
+        options: what is asked for.
+        cluster: whose machines measure.
+        json_file: is given the report; None: no file is.
+        named: whether the user has named ``--out``.
+        reference: the model that outputs are compared with besides; None: none.
+    """
     from tilewright.cli import BEGAN
 
     out = options.out
@@ -172,7 +189,8 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *,
     with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
-        options = round_model(options, stack)
+        model = options.model
+        options = prepare_reference(prepare_precision(options, stack), reference, model)
         progress = _serve_page(options) if options.live else None
         try:
             report, told = run_tuning(options, cluster, stack, BEGAN, progress)
@@ -251,6 +269,10 @@ def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
         lines.append(f"race against ONNX Runtime on the whole model: {rivals}; kept: {runtime.kept}")
     if report.verdict is not None:
         lines.append(f"outputs: {report.verdict.outcome.value}; {report.verdict.evidence}")
+    if report.reference is not None:
+        found = report.reference
+        samples = counted(found.samples, "random sample" if found.random else "sample")
+        lines.append(f"outputs against {found.model} in ONNX Runtime, on {samples}:\n{accuracy_table(found.outputs)}")
     lines += [f"note: {note}" for note in report.notes if note not in told]
     seconds, wall = report.budget_seconds, report.wall_seconds
     if seconds is not None and wall > _OVER * seconds:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph import attending, gradients, packing, pixels, pooling, quantised, recurrent, tokens
+from tilewright.graph import attending, gradients, nibbles, packing, pixels, pooling, quantised, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
 from tilewright.graph.value import Value, shape_of
@@ -280,7 +280,7 @@ class Rewriter:
         if name == "call_tir":
             served = quantised.serve_call(self, expr) or recurrent.serve(self, expr)
             served = served or gradients.serve(self, expr) or attending.serve(self, expr) or pooling.serve(self, expr)
-            return served or self.keep_plain(expr)
+            return served or nibbles.serve(self, expr) or self.keep_plain(expr)
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)

@@ -56,7 +56,7 @@ def _read_weight(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) 
     share.
     """
     n = recipe.shape[-1]
-    if recipe.source not in walk.varying or len(left.shape) > 2 or n % choose_block(walk, n, left.shape[-2]) == 0:
+    if recipe.source not in walk.varying or len(left.shape) > 2 or n % choose_block(walk.lanes, n, left.shape[-2]) == 0:
         return None
     weight = see(walk, recipe)
     return None if weight is None else _multiply_alone(walk, call, left, weight)
@@ -133,7 +133,7 @@ def _emit_batch(walk: Rewriter, shape: tuple[int, ...], left: Value, right: Valu
     operands = [
         walk.reshape(v.base, tuple(e for e, _ in dims)) for v, dims in ((left, product.left), (right, product.right))
     ]
-    function = contraction.batch_matmul(product, choose_block(walk, n, left.shape[-2]))
+    function = contraction.batch_matmul(product, choose_block(walk.lanes, n, left.shape[-2]))
     result = walk.call(function, operands, product.out_shape, "batch_matmul")
     walk.products[walk.function_of(result)] = product
     for op, scalar in pending:

@@ -23,6 +23,7 @@ from tilewright.report.run_charts import (
 from tilewright.report.run_shapes import shapes_section
 from tilewright.report.search_charts import search_choice
 from tilewright.report.task_charts import roofline_chart, time_chart
+from tilewright.tuning.report import TuneReport
 from tilewright.verify.verdict import Outcome
 from tilewright.wording import counted
 
@@ -240,6 +241,19 @@ def _worth(run: Run, facts: Sequence[TaskFacts]) -> Section:
     return Section("worth", "What is worth more of my budget?", tuple(lead), tables=(table,) if hopeful else ())
 
 
+def _reference_facts(report: TuneReport) -> list[tuple[str, str]]:
+    """How the outputs differ from those of the model that ``--reference`` names."""
+    if report.reference is None:
+        return []
+    return [
+        (
+            f"Output {output.name} against {report.reference.model}",
+            f"cosine {output.cosine:.6f}, largest relative error {fmt.significant(output.largest_relative_error)}",
+        )
+        for output in report.reference.outputs
+    ]
+
+
 def _trust(run: Run) -> Section:
     report, verdict, lead = run.report, run.verdict, []
     facts: list[tuple[str, str]] = []
@@ -282,6 +296,7 @@ def _trust(run: Run) -> Section:
                 f"timed again: {report.disturbance.remeasured}",
             )
         )
+    facts += _reference_facts(report)
     if report.unchecked_kernels:
         facts.append(("Not compared with defaults", counted(len(report.unchecked_kernels), "kernel")))
     points = [f"{name}: {why}" for name, why in report.wrong_kernels.items()]
