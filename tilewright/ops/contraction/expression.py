@@ -39,6 +39,7 @@ def conv2d(
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
+    last: int | None = None,
 ) -> PrimFunc:
     """Convolution of NCHW[cb]c data with packed weights. Gives a PrimFunc (data, weight, output).
 
@@ -48,6 +49,8 @@ def conv2d(
         stride: of rows and columns.
         padding: top, left, bottom, right.
         dilation: of rows and columns.
+        last: the channels of an output of shape ``(n, 1, rows, columns, last)``, which leaves out those of the weights
+            beyond these. None: the output has the blocks of the weights.
     """
     from tvm import te
 
@@ -69,7 +72,10 @@ def conv2d(
         name=BLOCK,
         attrs=mark_roles("boppl/rrrr"),
     )
-    return make_function([a, w, c], FUSABLE)
+    if last is None:
+        return make_function([a, w, c], FUSABLE)
+    y = te.compute((n, 1, rows, cols, last), lambda b, _, i, j, v: c[b, v // x, i, j, v % x], name="unpack")
+    return make_function([a, w, y], FUSABLE)
 
 
 @lru_cache(KEPT)

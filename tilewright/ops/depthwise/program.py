@@ -176,7 +176,7 @@ class _Writer:
 
             def product(lane: Expr, offset: int = offset, c: int = c, k: int = k) -> Stmt:
                 at = first * window.stride + offset
-                pixel = load(form.data, [self.item, self.block, line, at, lane])
+                pixel = load(form.data, form.place(self.item, self.block, line, at, lane))
                 weight = load(form.weight, [self.block, tap, make_index(k), lane])
                 place = [make_index(c), lane]
                 return store(sums, load(sums, place) + pixel * weight, place)
@@ -192,7 +192,7 @@ class _Writer:
         variables, block = self.form.writes
 
         def vector(lane: Expr) -> Stmt:
-            places = dict(zip(variables, (self.item, self.block, row, first + c, lane), strict=True))
+            places = dict(zip(variables, self.form.place(self.item, self.block, row, first + c, lane), strict=True))
 
             def read(node: TensorLoad) -> Expr:
                 same = node.source.same_as(self.form.result)
