@@ -216,7 +216,7 @@ class Rewriter:
             result = self.reblock(self.emit(relax.op.take(last, relax.const(table), axis=4, mode="clip")), block)
         elif (last := self.find_channels_last(value)) is not None:
             result = self.pack(Value(value.shape, packed=last, block=channels), block, order)
-        elif order is None and h * w == 1:  # the elements lie in the same order
+        elif order is None and (h * w == 1 or block == 1):  # the elements lie in the same order
             result = self.reshape(self.make_plain(value), (n, channels // block, h, w, block))
         elif order is not None:
             natural = self.pack(Value.plain(value.shape, self.make_plain(value)), channels)
