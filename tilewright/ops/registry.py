@@ -9,6 +9,7 @@ from tilewright.ops.attention import AttentionTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
+from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.generic import AutoTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
 from tilewright.ops.quads import QuadsTemplate
@@ -34,6 +35,7 @@ TEMPLATES: tuple[Template, ...] = (
     QuadsTemplate(),
     RecurrentTemplate(),
     AttentionTemplate(),
+    ExcitationTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),
