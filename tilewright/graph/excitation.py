@@ -8,6 +8,7 @@ e = excitation(x, w1, b1, w2, b2)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.graph.again import count_uses
@@ -42,13 +43,10 @@ def join_excitations(module: IRModule, marks: Mapping[str, Mark]) -> tuple[IRMod
             chain = chains.get(call)
             if chain is None:
                 return self.visit_expr_post_order(call)
-            names = tuple(str(part.args[0].name_hint) for part in chain)
+            names = tuple(part.name for part in chain)
             if names not in made:
                 made[names] = self.builder_.add_func(_whole(chain), KIND)
-            operands = [
-                self.visit_expr(a) for place, part in enumerate(chain) for a in part.args[1].fields[place > 0 :]
-            ]
-            return relax.Call(made[names], operands)
+            return relax.Call(made[names], [self.visit_expr(operand) for operand in _operands(chain)])
 
     joiner = Joiner(module)
     main = joiner.visit_expr(module["main"])
@@ -58,56 +56,98 @@ def join_excitations(module: IRModule, marks: Mapping[str, Mark]) -> tuple[IRMod
     return joined, {**marks, **{str(var.name_hint): Mark(KIND) for var in made.values()}}
 
 
-def _find_chains(module: IRModule, marks: Mapping[str, Mark]) -> dict[relax.Call, tuple[relax.Call, ...]]:
-    """The mean and the products of each squeeze and excitation, by the call that makes the gates."""
+@dataclass(frozen=True)
+class _Part:
+    """A call of a chain.
+
+    Attributes:
+        call: of a fused function.
+        var: its result.
+    """
+
+    call: relax.Call
+    var: relax.Var
+
+    @property
+    def arguments(self) -> list[relax.Expr]:
+        return list(self.call.args[1].fields)
+
+    @property
+    def name(self) -> str:
+        return str(self.call.args[0].name_hint)
+
+
+def _find_chains(module: IRModule, marks: Mapping[str, Mark]) -> dict[relax.Call, list[_Part]]:
+    """The mean and the products of each squeeze and excitation, by the last of their calls."""
     from tvm import relax
 
     main = module["main"]
     uses = count_uses(main)
-    bound = {b.var: b.value for block in main.body.blocks for b in block.bindings}
+    parts = {
+        binding.var: _Part(binding.value, binding.var)
+        for block in main.body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call) and getattr(binding.value.op, "name", "") == "relax.call_tir"
+    }
 
-    def kind(call: relax.Expr) -> str:
-        called = isinstance(call, relax.Call) and getattr(call.op, "name", "") == "relax.call_tir"
-        return marks[call.args[0].name_hint].kind if called else ""
+    def before(part: _Part | None, kind: str) -> _Part | None:
+        """What gives the first operand of a part of that kind, and is read by nothing else."""
+        if part is None or marks[part.name].kind != kind or uses[part.arguments[0]] != 1:
+            return None
+        return parts.get(part.arguments[0])
 
-    def before(call: relax.Call) -> relax.Call | None:
-        """What gives the first operand, which nothing else reads."""
-        operand = call.args[1].fields[0]
-        return bound.get(operand) if uses[operand] == 1 else None
-
-    found: dict[relax.Call, tuple[relax.Call, ...]] = {}
-    for call in bound.values():
-        first = before(call) if kind(call) == CONTRACTION else None
-        mean = before(first) if kind(first) == CONTRACTION else None
-        if first is None or mean is None or kind(mean) != UNMARKED.kind:
+    found: dict[relax.Var, list[_Part]] = {}
+    for part in parts.values():
+        first = before(part, CONTRACTION)
+        mean = before(first, CONTRACTION)
+        if first is not None and mean is not None and _is_mean(mean, marks) and _of_one_pixel(mean, first, part):
+            found[part.var] = [mean, first, part]
+        gates = next((a for a in part.arguments if a in found), None)
+        if gates is None or uses[gates] != 1 or not part.name.startswith("multiply"):
             continue
-        chain = (mean, first, call)
-        image, *results = (_shape(t) for t in (mean.args[1].fields[0], *(part.ty_args[0] for part in chain)))
-        pixels = all(len(result) == 5 and result[2:4] == (1, 1) for result in results)
-        if pixels and len(image) == 5 and image[2] * image[3] > 1 and mean.args[0].name_hint.startswith("mean"):
-            found[call] = chain
-    return found
+        image = found[gates][0].arguments[0]
+        if (
+            any(a.same_as(image) for a in part.arguments)
+            and len(part.arguments) == 2
+            and _shape(part.var) == _shape(image)
+        ):
+            found[part.var] = [*found.pop(gates), part]
+    return {chain[-1].call: chain for chain in found.values()}
 
 
-def _whole(chain: Sequence[relax.Call]) -> relax.Function:
+def _is_mean(part: _Part, marks: Mapping[str, Mark]) -> bool:
+    shape = _shape(part.arguments[0])
+    alone = marks[part.name].kind == UNMARKED.kind and part.name.startswith("mean") and len(part.arguments) == 1
+    return alone and len(shape) == 5 and shape[2] * shape[3] > 1
+
+
+def _of_one_pixel(*parts: _Part) -> bool:
+    return all(len(_shape(part.var)) == 5 and _shape(part.var)[2:4] == (1, 1) for part in parts)
+
+
+def _operands(chain: Sequence[_Part]) -> list[relax.Expr]:
+    """What a chain reads, in order, each once."""
+    inside = {part.var for part in chain}
+    return [a for a in dict.fromkeys(a for part in chain for a in part.arguments) if a not in inside]
+
+
+def _whole(chain: Sequence[_Part]) -> relax.Function:
     """A function that calls those of the chain, and that TVM is to fuse."""
     from tvm import relax
 
-    operands = [a for place, part in enumerate(chain) for a in part.args[1].fields[place > 0 :]]
+    operands = _operands(chain)
     params = [relax.Var(f"p{number}", operand.ty) for number, operand in enumerate(operands)]
-    rest = iter(params)
+    values: dict[relax.Expr, relax.Expr] = dict(zip(operands, params, strict=True))
     builder = relax.BlockBuilder()
     with builder.function("main", params, attrs={"Primitive": True}):
         with builder.dataflow():
-            value = next(rest)
             for part in chain:
-                arguments = [value, *(next(rest) for _ in part.args[1].fields[1:])]
-                value = builder.emit(relax.call_tir(part.args[0], arguments, part.ty_args[0]))
-            output = builder.emit_output(value)
+                arguments = [values[a] for a in part.arguments]
+                values[part.var] = builder.emit(relax.call_tir(part.call.args[0], arguments, part.call.ty_args[0]))
+            output = builder.emit_output(values[chain[-1].var])
         builder.emit_func_output(output)
     return builder.get()["main"]
 
 
-def _shape(tensor: relax.Expr | relax.TensorType) -> tuple[int, ...]:
-    kind = getattr(tensor, "ty", tensor)
-    return tuple(int(extent) for extent in kind.shape.values)
+def _shape(tensor: relax.Expr) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in tensor.ty.shape.values)

@@ -49,6 +49,7 @@ class Excitation:
     Attributes:
         batch, rows, columns: of the image.
         stages: the mean, and two products.
+        gated: the variables of the block that multiplies the image by the gates, and that block; None: there is none.
         module: holds the function.
     """
 
@@ -56,6 +57,7 @@ class Excitation:
     rows: int
     columns: int
     stages: tuple[Stage, Stage, Stage]
+    gated: tuple[tuple[Var, ...], SBlock] | None
     module: IRModule
 
 
@@ -69,7 +71,7 @@ def read_excitation(module: IRModule) -> Excitation:
 
     schedule = Schedule(module, seed=1)
     sums, writers = _inline(schedule)
-    if len(sums) != 3 or len(writers) != 3:
+    if len(sums) != 3 or len(writers) not in (3, 4):
         raise FormError("squeeze and excitation is a mean and two products, each with something that follows")
     blocks, after = [schedule.get(s) for s in sums], [schedule.get(w) for w in writers]
     data = blocks[0].reads[0].source
@@ -78,10 +80,11 @@ def read_excitation(module: IRModule) -> Excitation:
     third = _read_product(blocks[2], after[2], second)
     batch, _, rows, columns, _ = _shape(data)
     params = list(schedule.mod["main"].params)
-    read = [data, second.weight, third.weight]
-    if not all(any(p.same_as(buffer) for p in params) for buffer in [*read, third.result]):
+    gated = _read_gated(after[3], third, data) if len(after) == 4 else None
+    result = third.result if gated is None else after[3].writes[0].source
+    if not all(any(p.same_as(buffer) for p in params) for buffer in (data, second.weight, third.weight, result)):
         raise FormError("squeeze and excitation reads its image and its weights as they are")
-    return Excitation(batch, rows, columns, (first, second, third), schedule.mod)
+    return Excitation(batch, rows, columns, (first, second, third), gated, schedule.mod)
 
 
 def _inline(schedule: Schedule) -> tuple[list[SBlockRV], list[SBlockRV]]:
@@ -94,12 +97,17 @@ def _inline(schedule: Schedule) -> tuple[list[SBlockRV], list[SBlockRV]]:
         if reduces[name]:
             sums.append(name)
             continue
-        followed = [schedule.get(c).name_hint for c in schedule.get_consumers(block)]
-        if any(not reduces[other] for other in followed):
+        own = _written(schedule, block)
+        others = [c for c in schedule.get_consumers(block) if not reduces[schedule.get(c).name_hint]]
+        if any(_written(schedule, other) == own for other in others):  # other than the product of gates and an image
             schedule.compute_inline(block)
         else:
             writers.append(name)
     return [schedule.get_sblock(n) for n in sums], [schedule.get_sblock(n) for n in writers]
+
+
+def _written(schedule: Schedule, block: SBlockRV) -> tuple[int, ...]:
+    return _shape(schedule.get(block).writes[0].source)
 
 
 def _read_mean(block: SBlock, after: SBlock) -> Stage:
@@ -135,6 +143,20 @@ def _read_product(block: SBlock, after: SBlock, before: Stage) -> Stage:
     if _shape(weight.source) != (found.blocks, before.blocks, 1, 1, before.lanes, found.lanes):
         raise FormError("the products of squeeze and excitation are of one pixel")
     return found
+
+
+def _read_gated(block: SBlock, gates: Stage, data: Var) -> tuple[tuple[Var, ...], SBlock]:
+    variables = tuple(v.var for v in block.iter_vars)
+    places = {region.source: [r.min for r in region.region] for region in block.reads}
+    read = places.get(gates.result, [])
+    alike = len(variables) == 5 and _same(places.get(data, []), variables) and len(places) == 2
+    if not alike or not _same(
+        [read[i] for i in (0, 1, 4)] if len(read) == 5 else [], [variables[i] for i in (0, 1, 4)]
+    ):
+        raise FormError("squeeze and excitation multiplies its image by its gates")
+    if _shape(block.writes[0].source) != _shape(data):
+        raise FormError("a gated image has the shape of the image")
+    return variables, block
 
 
 def _added(block: SBlock) -> Expr | None:

@@ -6,13 +6,15 @@ for n, block:                                     the mean
 for block: for n:                                 each product
     for inner block, chunk of its lanes: S[j, lanes] += M[n, inner block, chunk + j] * W[block, inner block, ..., lanes]
     M'[n, block, lanes] = what follows of the sum of S
+for block: for n: for row: for column:            the product with the image, if there is one
+    Y[n, block, row, column, lanes] = X[n, block, row, column, lanes] * G[n, block, lanes]
 
 Several sums at once hide the latency of an addition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tilewright.ops.excitation.form import Excitation, Stage
@@ -21,6 +23,7 @@ from tilewright.ops.written import declare, write_after
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
+    from tvm.s_tir import SBlock
     from tvm.tirx import Stmt
 
 __all__ = ["write_excitation"]
@@ -29,22 +32,26 @@ __all__ = ["write_excitation"]
 _SUMS = 8
 
 
-def write_excitation(form: Excitation, parallel: tuple[bool, bool, bool]) -> tuple[Stmt, list[Var]]:
+def write_excitation(form: Excitation, parallel: Sequence[bool]) -> tuple[Stmt, list[Var]]:
     """The statements of squeeze and excitation, and the buffers that they need.
 
     Args:
         form: what is computed.
-        parallel: which stages run on all threads.
+        parallel: which stages run on all threads; then whether the product of the image and the gates does, if it is
+            computed.
     """
     writer = _Writer(form)
-    stages = [writer.write(stage, alone) for stage, alone in zip(form.stages, parallel, strict=True)]
+    stages = [writer.write(stage, wide) for stage, wide in zip(form.stages, parallel, strict=False)]
+    if form.gated is not None:
+        stages.append(writer.multiply_image(form.gated, parallel[len(form.stages)]))
     return make_sequence(stages), writer.buffers
 
 
 class _Writer:
     def __init__(self, form: Excitation) -> None:
         self.form = form
-        self.buffers: list[Var] = [stage.result for stage in form.stages[:2]]
+        kept = form.stages[:2] if form.gated is None else form.stages
+        self.buffers: list[Var] = [stage.result for stage in kept]
 
     def write(self, stage: Stage, parallel: bool) -> Stmt:
         """All sums of a stage, and what follows each."""
@@ -74,6 +81,26 @@ class _Writer:
         count = self.form.batch * stage.blocks
         kind = tirx.ForKind.PARALLEL if parallel and count > 1 else None
         return make_loop(part, count, make_sequence(lines), kind)
+
+    def multiply_image(self, gated: tuple[tuple[Var, ...], SBlock], parallel: bool) -> Stmt:
+        """The product of the image and the gates, as the function has it."""
+        from tvm import tirx
+        from tvm.ir import Var
+        from tvm_ffi import structural_map
+
+        variables, block = gated
+        form, stage = self.form, self.form.stages[2]
+        part, row, column, batch = *map(make_counter, ("part", "row", "column")), make_index(self.form.batch)
+        item, channels = part % batch, tirx.floordiv(part, batch)
+
+        def lanes(lane: Expr) -> Stmt:
+            places = dict(zip(variables, (item, channels, row, column, lane), strict=True))
+            written: Stmt = structural_map(block.body, (Var, lambda node: places.get(node, node)))
+            return written
+
+        pixels = make_loop(row, form.rows, make_loop(column, form.columns, self._vector(stage, lanes)))
+        kind = tirx.ForKind.PARALLEL if parallel else None
+        return make_loop(part, form.batch * stage.blocks, pixels, kind)
 
     def _add_pixels(self, stage: Stage, sums: Var, item: Expr, block: Expr) -> Stmt:
         """Add up the pixels of a block."""

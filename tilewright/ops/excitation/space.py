@@ -46,7 +46,8 @@ class ExcitationSpace(KnobsAlone):
         task: the task that is scheduled.
         target: the machine that it is scheduled for.
         template: ``excitation/1``.
-        knobs: ``mean``, ``squeeze`` and ``excite``: whether that stage runs on all threads.
+        knobs: ``mean``, ``squeeze``, ``excite`` and, if the image is multiplied, ``gate``: whether that stage runs on
+            all threads.
         has_loop_nest: false.
 
     Args:
@@ -65,9 +66,10 @@ class ExcitationSpace(KnobsAlone):
         self._form = form = _read(task)
         if not _fits(form, target):
             raise FormError(f"a vector of {task.name!r} does not fit a register of {target.mcpu}")
+        blocks = [stage.blocks for stage in form.stages] + ([form.stages[2].blocks] if form.gated is not None else [])
         self.knobs: tuple[Knob, ...] = tuple(
-            ChoiceKnob.of(name, [0, 1] if form.batch * stage.blocks > 1 else [0])
-            for name, stage in zip(("mean", "squeeze", "excite"), form.stages, strict=True)
+            ChoiceKnob.of(name, [0, 1] if form.batch * count > 1 else [0])
+            for name, count in zip(("mean", "squeeze", "excite", "gate"), blocks, strict=False)
         )
 
     def default(self) -> NDArray[np.int32]:
@@ -75,12 +77,14 @@ class ExcitationSpace(KnobsAlone):
         form = self._form
         work = [form.batch * form.rows * form.columns * form.stages[0].blocks * form.stages[0].lanes]
         work += [math.prod(int(d) for d in s.weight.ty.shape) for s in form.stages if s.weight is not None]
+        work += work[:1] if form.gated is not None else []
         wide = [count >= _PARALLEL_WORK and len(knob) > 1 for count, knob in zip(work, self.knobs, strict=True)]
         return np.asarray(wide, dtype=np.int32)
 
     def likely(self, count: int) -> Configs:
         """The default, then the configs that differ from it in few stages. ``(at most count, knobs)``."""
-        grid = np.indices([len(knob) for knob in self.knobs]).reshape(3, -1).T.astype(np.int32)
+        sizes = [len(knob) for knob in self.knobs]
+        grid = np.indices(sizes).reshape(len(sizes), -1).T.astype(np.int32)
         far = np.abs(grid - self.default()).sum(axis=1)
         return np.asarray(grid[far.argsort(kind="stable")][:count], dtype=np.int32)
 
@@ -90,9 +94,9 @@ class ExcitationSpace(KnobsAlone):
         Raises:
             SpaceError: TVM cannot make the program.
         """
-        mean, squeeze, excite = (bool(choice[0]) for choice in choices_of(self, config))
+        parallel = [bool(choice[0]) for choice in choices_of(self, config)]
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            body, buffers = write_excitation(self._form, (mean, squeeze, excite))
+            body, buffers = write_excitation(self._form, parallel)
             return schedule_statements(self._form.module["main"], body, buffers)
 
 
