@@ -29,8 +29,8 @@ __all__ = ["find_last"]
 
 #: The two ends of the graph that is cut.
 _BLOCKS, _LAST = 0, 1
-#: Bytes of a unit of cost, so that costs fit 32 bits.
-_UNIT = 64
+#: Bytes of a unit of cost, and the most units of an edge, so that flows fit 32 bits.
+_UNIT, _MOST = 64, 1 << 29
 #: What a convolution's result costs more with its channels last, as a share of its bytes: each block is a store of its
 #: own in every pixel. (A choice, below the cost of any conversion. It decides where nothing else does.)
 _SCATTERED = 1 / 8
@@ -38,7 +38,7 @@ _SCATTERED = 1 / 8
 #: a machine does seven in the time of a byte (:mod:`tilewright.graph.convolution`).
 _WINOGRAD = 1 / 14
 #: Operators whose result lies as their operands do.
-_ALIKE = frozenset({"nn.max_pool2d", "nn.avg_pool2d", "concat"})
+_ALIKE = frozenset({"nn.max_pool2d", "nn.avg_pool2d", "image.resize2d", "concat"})
 
 
 @dataclass
@@ -61,7 +61,7 @@ class _Cut:
         """Two nodes that cost ``size`` bytes where they lie differently."""
         cost = math.ceil(size / _UNIT)
         for pair in ((one, two), (two, one)):
-            self.edges[pair] = self.edges.get(pair, 0) + cost
+            self.edges[pair] = min(self.edges.get(pair, 0) + cost, _MOST)
 
     def see(self, var: relax.Var, call: relax.Call) -> None:
         """Add an operator's result, and what it costs to read its operands."""
@@ -72,10 +72,10 @@ class _Cut:
         images = [a for a in operands if a in self.nodes]
         if name == "nn.conv2d" and _is_image(var):
             self._see_convolution(var, call)
-        elif name == "permute_dims":
+        elif name == "permute_dims" and (_is_image(var) or call.args[0] in self.flat or call.args[0] in self.nodes):
             self._see_permutation(var, call)
         elif (
-            name == "reshape" and images and len(shape_of(call)) == 3 and shape_of(call)[:2] == shape_of(images[0])[:2]
+            name == "reshape" and images and shape_of(call)[:2] == shape_of(images[0])[:2] and len(shape_of(call)) == 3
         ):
             self.flat[var] = images[0]
         elif _is_image(var) and images and name in self.alike | _ALIKE:
@@ -89,11 +89,10 @@ class _Cut:
         data, weight = call.args
         groups, read = int(call.attrs.groups), self.nodes.get(data)
         if groups > 1:
-            # One by groups decides by itself (:mod:`tilewright.graph.pixel_convolutions`).
-            if groups == shape_of(data)[1] == shape_of(weight)[0] and read is not None:
-                self.join(read, self._add(var), _bytes(data))
-            elif groups == shape_of(data)[1] == shape_of(weight)[0]:
-                self._add(var)
+            # One by groups that is not depthwise decides by itself (:mod:`tilewright.graph.pixel_convolutions`).
+            if groups == shape_of(data)[1] == shape_of(weight)[0]:
+                node = self._add(var)
+                self.join(node if read is None else read, node, _bytes(data))
             return
         node = self._add(var)
         self.join(_BLOCKS, node, _SCATTERED * _bytes(var))
@@ -138,10 +137,11 @@ def _is_image(tensor: relax.Expr) -> bool:
     """Whether a tensor has several channels and several pixels, of float32."""
     from tvm import relax
 
-    if not isinstance(tensor.ty, relax.TensorType) or str(tensor.ty.dtype) != "float32":
+    kind = tensor.ty
+    if not isinstance(kind, relax.TensorType) or not isinstance(kind.shape, relax.ShapeExpr):
         return False
-    shape = shape_of(tensor)
-    return len(shape) == 4 and shape[1] > 1 and shape[2] * shape[3] > 1
+    shape = [getattr(extent, "value", 0) for extent in kind.shape.values]  # 0: known only when the network runs
+    return str(kind.dtype) == "float32" and len(shape) == 4 and 0 not in shape and shape[1] > 1 < shape[2] * shape[3]
 
 
 def _bytes(tensor: relax.Expr) -> float:

@@ -122,6 +122,8 @@ def read_depthwise(module: IRModule) -> Depthwise:
     blocks = [1, extents["o"] * extents["l"]] if last else [extents["o"], extents["l"]]
     if [shape[0], shape[1], shape[4]] != [extents["n"], *blocks]:
         raise FormError("a depthwise convolution keeps the blocks of its data")
+    if [int(v.dom.extent) for v in writer[1].iter_vars] != [shape[0], shape[1], *result.ty.shape[2:4], shape[4]]:
+        raise FormError("what follows a depthwise convolution keeps all of its result")
     if [int(extent) for extent in result.ty.shape[2:4]] != [extents["h"], extents["w"]]:
         raise FormError("a depthwise convolution of 1x1 has one loop over all pixels, which a contraction has, too")
     counts = extents["n"], extents["o"], extents["l"]
