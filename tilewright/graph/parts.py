@@ -72,7 +72,7 @@ def slice_channels(walk: Rewriter, value: Value, begin: int, count: int) -> Valu
     """``count`` channels of a blocked image from ``begin`` on; None if they are not whole blocks side by side."""
     from tvm import relax
 
-    if value.packed is None or len(value.shape) != 4:
+    if value.packed is None or len(value.shape) != 4 or value.dtype != "float32":
         return None
     wanted = range(begin, begin + count)
     blocks = [p // value.block for p, c in enumerate(value.places) if c in wanted]
