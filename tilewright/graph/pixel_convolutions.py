@@ -54,10 +54,12 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     out, channels, kh, kw = kernel.shape
     x, order = choose_block(walk, out, kernel.source in walk.varying)
     blocks = -(-out // x)
-    last = out if call in walk.last else None
+    last = call in walk.last and walk.channel_block(out) >= walk.lanes // 2
+    if last:  # gaps would be left out after the convolution, by a pass of its own
+        x, order, blocks = walk.channel_block(out), None, out // walk.channel_block(out)
     if data.packed is None and (call.args[0] in walk.last or data.based_last):
         walk.pack(data, channels)
-    if last is None and blocks >= _MANY_BLOCKS and blocks % 2 and blocks % 3:
+    if not last and blocks >= _MANY_BLOCKS and blocks % 2 and blocks % 3:
         order = padded_order(out, 2 * x)
     if order is not None:
         kernel = kernel.take(0, order)
@@ -80,8 +82,8 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
         factors = walk.reshape(walk.pack(gate, cb, data.order), (1, channels // cb, 1, 1, cb, 1))
         packed = walk.emit(relax.op.multiply(packed, factors))
     arguments = [source, packed]
-    if last is not None:
-        return emit_convolution(walk, call, function, arguments, last, None, 1)
+    if last:
+        return emit_convolution(walk, call, function, arguments, out, None, 1)
     result = emit_convolution(walk, call, function, arguments, x, order, out // x)
     if dilation == (1, 1) and walk.lanes // 2 <= cb <= walk.lanes and len(known.algorithms) > 1:
         walk.convolutions[known] = walk.convolutions.get(known, 0) + 1
