@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from bench._browser import browser, missing
 from docs.notebooks import TUTORIALS
 from tests.pages import ROOT
-from tests.report.browser import browser, missing
 
 SITE = ROOT / "build/docs"
 pytestmark = pytest.mark.skipif(not (SITE / "index.html").exists(), reason="there is no site (make docs)")

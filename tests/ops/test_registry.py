@@ -125,7 +125,7 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         make_space(convolution, TARGET, (Mine(),))
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
-    named = "'quads', 'recurrent', 'attention', 'attention_gradient', 'winograd' or 'auto'"
+    named = "'quads', 'recurrent', 'attention', 'attention_gradient', 'excitation', 'winograd' or 'auto'"
     with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'rows', {named}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):

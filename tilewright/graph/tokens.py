@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.idioms import SOFTPLUS_THRESHOLD, Formula, Idiom
+from tilewright.graph.parts import whole_slice
 from tilewright.graph.token_products import matmul
 from tilewright.graph.token_rows import layer_norm, masked_softmax, softmax, sum_tokens
 from tilewright.graph.value import Value, shape_of
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["BINARY", "UNARY", "emit_elementary", "find_formula", "serve", "split_view"]
+__all__ = ["BINARY", "UNARY", "emit_elementary", "find_formula", "serve"]
 
 UNARY = {"nn.relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "abs", "negative", "clip", "nn.gelu", "nn.silu"}
 UNARY |= {"nn.leakyrelu", "square"} | set(ELEMENTARY)
@@ -96,14 +97,6 @@ def take(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Va
         return None
     value: Value = args[0]
     return value.seen(walk.make_view(value).index(axis, int(position)))
-
-
-def split_view(walk: Rewriter, value: Value, axis: int, count: int) -> list[Value] | None:
-    """Views of ``count`` equal parts of a tensor along ``axis``; None if a part is no view."""
-    shape = value.shape
-    axis %= len(shape)
-    view = walk.make_view(value).reshape((*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]))
-    return None if view is None else [value.seen(view.index(axis, i)) for i in range(count)]
 
 
 def join(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -256,6 +249,7 @@ _TABLE: dict[str, _Handler] = {
     "permute_dims": permute,
     "take": take,
     "concat": join,
+    "strided_slice": whole_slice,
     "matmul": matmul,
     "nn.softmax": softmax,
     "nn.layer_norm": layer_norm,

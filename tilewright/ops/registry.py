@@ -10,6 +10,7 @@ from tilewright.ops.attention_gradient import AttentionGradientTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
+from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.generic import AutoTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
 from tilewright.ops.quads import QuadsTemplate
@@ -36,6 +37,7 @@ TEMPLATES: tuple[Template, ...] = (
     RecurrentTemplate(),
     AttentionTemplate(),
     AttentionGradientTemplate(),
+    ExcitationTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),

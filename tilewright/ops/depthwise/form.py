@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
 from tilewright.ops.contraction.form import BLOCK, Form, find_pad, read_form
+from tilewright.ops.statements import make_index
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, Var
@@ -60,10 +61,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Depthwise:
-    """A depthwise convolution of blocked data, ``(n, blocks, rows, columns, lanes)``.
+    """A depthwise convolution of blocked data, ``(n, blocks, rows, columns, lanes)``, or of channels last.
 
     Attributes:
         batch, blocks, lanes: of the data and of the result.
+        last: whether the channels of all blocks lie side by side: ``(n, 1, rows, columns, blocks * lanes)``.
         rows, columns: how the window moves.
         data, weight: the buffers of the function.
         result: the sums, which the block of ``writes`` reads.
@@ -74,6 +76,7 @@ class Depthwise:
     batch: int
     blocks: int
     lanes: int
+    last: bool
     rows: Window
     columns: Window
     data: Var
@@ -81,6 +84,12 @@ class Depthwise:
     result: Var
     writes: tuple[tuple[Var, ...], SBlock]
     module: IRModule
+
+    def place(self, item: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> list[Expr]:
+        """The indices of a number of the data or of the result."""
+        if self.last:
+            return [item, make_index(0), row, column, block * self.lanes + lane]
+        return [item, block, row, column, lane]
 
 
 def read_depthwise(module: IRModule) -> Depthwise:
@@ -97,7 +106,8 @@ def read_depthwise(module: IRModule) -> Depthwise:
     schedule = Schedule(module, seed=1)
     block = schedule.get_sblock(BLOCK)
     pad = find_pad(schedule, block)
-    writer = _inline(schedule, block, pad)
+    extents = form.extents
+    writer, last = _inline(schedule, block, pad, extents["l"])
     reads = [region.source for region in schedule.get(block).reads]
     result = schedule.get(block).writes[0].source
     data, weight = (source for source in reads if not source.same_as(result))
@@ -109,18 +119,25 @@ def read_depthwise(module: IRModule) -> Depthwise:
         raise FormError("a depthwise convolution reads operands, with at most zeros around them")
     shape = [int(extent) for extent in data.ty.shape]
     windows = [_window(form, axis, shape[2 + i], before[i]) for i, axis in enumerate("hw")]
-    extents = form.extents
-    if shape[:2] + shape[4:] != [extents["n"], extents["o"], extents["l"]]:
+    blocks = [1, extents["o"] * extents["l"]] if last else [extents["o"], extents["l"]]
+    if [shape[0], shape[1], shape[4]] != [extents["n"], *blocks]:
         raise FormError("a depthwise convolution keeps the blocks of its data")
+    if [int(v.dom.extent) for v in writer[1].iter_vars] != [shape[0], shape[1], *result.ty.shape[2:4], shape[4]]:
+        raise FormError("what follows a depthwise convolution keeps all of its result")
     if [int(extent) for extent in result.ty.shape[2:4]] != [extents["h"], extents["w"]]:
         raise FormError("a depthwise convolution of 1x1 has one loop over all pixels, which a contraction has, too")
-    return Depthwise(
-        extents["n"], extents["o"], extents["l"], windows[0], windows[1], data, weight, result, writer, schedule.mod
-    )
+    counts = extents["n"], extents["o"], extents["l"]
+    return Depthwise(*counts, last, windows[0], windows[1], data, weight, result, writer, schedule.mod)
 
 
-def _inline(schedule: Schedule, block: SBlockRV, pad: SBlockRV | None) -> tuple[tuple[Var, ...], SBlock]:
-    """Inline what follows the sums into the block that writes the result. Returns its variables, and the block."""
+def _inline(
+    schedule: Schedule, block: SBlockRV, pad: SBlockRV | None, lanes: int
+) -> tuple[tuple[tuple[Var, ...], SBlock], bool]:
+    """Inline what follows the sums into the block that writes the result.
+
+    Returns:
+        the block's variables and the block; and whether the result has its channels last.
+    """
     if not schedule.get_consumers(block):
         schedule.cache_write(block, 0, "local")
     names = [schedule.get(b).name_hint for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
@@ -134,13 +151,30 @@ def _inline(schedule: Schedule, block: SBlockRV, pad: SBlockRV | None) -> tuple[
     stmt = schedule.get(schedule.get_sblock(last[0]))
     result = schedule.get(block).writes[0].source
     variables = tuple(v.var for v in stmt.iter_vars)
-    places = [[r.min for r in region.region] for region in stmt.reads if region.source.same_as(result)]
-    alike = len(places) == 1 and len(places[0]) == len(variables) == 5
-    if not alike or not all(p.same_as(v) for p, v in zip(places[0], variables, strict=True)):
-        raise FormError("what follows a depthwise convolution is element-wise, in its layout")
+    side_by_side = _reads_last(_loads(stmt, result), variables, lanes)
     if any(int(v.iter_type) != 0 for v in stmt.iter_vars):
         raise FormError("what follows a depthwise convolution reduces nothing")
-    return variables, stmt
+    return (variables, stmt), side_by_side
+
+
+def _reads_last(loads: Sequence[Sequence[Expr]], variables: Sequence[Var], lanes: int) -> bool:
+    """Whether a block reads the sums as channels that lie side by side.
+
+    Args:
+        loads: the indices of its loads of sums.
+        variables: of the block.
+        lanes: of a block of channels.
+    """
+    from tvm_ffi import structural_equal
+
+    if not loads or len(variables) != 5:
+        raise FormError("what follows a depthwise convolution is element-wise, in its layout")
+    n, _, row, column, channel = variables
+    side_by_side = [n, channel // lanes, row, column, channel % lanes]
+    for places, last in ((list(variables), False), (side_by_side, True)):
+        if all(all(map(structural_equal, load, places)) for load in loads):
+            return last
+    raise FormError("what follows a depthwise convolution is element-wise, in its layout")
 
 
 def _read_pad(stmt: SBlock) -> tuple[Var, tuple[int, int]]:

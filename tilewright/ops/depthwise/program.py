@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.ops.depthwise.form import Depthwise
 from tilewright.ops.statements import load, make_counter, make_index, make_loop, make_sequence, store
-from tilewright.ops.written import declare
+from tilewright.ops.written import declare, write_after
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
@@ -176,7 +176,7 @@ class _Writer:
 
             def product(lane: Expr, offset: int = offset, c: int = c, k: int = k) -> Stmt:
                 at = first * window.stride + offset
-                pixel = load(form.data, [self.item, self.block, line, at, lane])
+                pixel = load(form.data, form.place(self.item, self.block, line, at, lane))
                 weight = load(form.weight, [self.block, tap, make_index(k), lane])
                 place = [make_index(c), lane]
                 return store(sums, load(sums, place) + pixel * weight, place)
@@ -186,24 +186,11 @@ class _Writer:
 
     def _finish(self, sums: Var, row: Expr, first: Expr, c: int) -> Stmt:
         """What follows the sums of a column, as the function has it."""
-        from tvm.ir import TensorLoad, Var
-        from tvm_ffi import structural_map
-
         variables, block = self.form.writes
 
         def vector(lane: Expr) -> Stmt:
-            places = dict(zip(variables, (self.item, self.block, row, first + c, lane), strict=True))
-
-            def read(node: TensorLoad) -> Expr:
-                same = node.source.same_as(self.form.result)
-                return load(sums, [make_index(c), lane]) if same else node
-
-            def moved(node: Var) -> Expr:
-                return places.get(node, node)
-
-            body = structural_map(block.body, (TensorLoad, read))
-            moved_body: Stmt = structural_map(body, (Var, moved))
-            return moved_body
+            places = self.form.place(self.item, self.block, row, first + c, lane)
+            return write_after(block, variables, places, self.form.result, load(sums, [make_index(c), lane]))
 
         return self._vector(vector)
 
