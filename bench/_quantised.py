@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import helper, numpy_helper
 
 from bench import _models, _small_networks
 from bench._modern import fetch
@@ -33,7 +34,8 @@ def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Pa
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
         how: ``static``: quantised, QDQ, per channel; ``dynamic``: scales of activations are computed at run time;
-            ``bf16``: weights of products of few rows are rounded to bfloat16.
+            ``bf16``: weights of products of few rows are rounded to bfloat16; ``int4``: weights of products have 4
+            bits, in blocks of 32 inputs, without zero points.
 
     Returns:
         the file in float32, and the other one.
@@ -45,6 +47,12 @@ def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Pa
     if how == "bf16":
         rounded = round_here(plain, quantised, None, cache_sizes()[1], 0)
         print(f"+ {rounded if rounded.products else 'no weights are rounded'}", flush=True)
+    elif how == "int4":
+        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+        quantiser = MatMulNBitsQuantizer(onnx.load(str(plain)), block_size=32, is_symmetric=True)
+        quantiser.process()
+        quantiser.model.save_model_to_file(str(quantised))
     elif how == "dynamic":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -72,6 +80,22 @@ def _light(name: str) -> Callable[[], onnx.ModelProto]:
     return make
 
 
+def _product(rows: int, depth: int, outputs: int) -> Callable[[], onnx.ModelProto]:
+    """A product with a matrix of normal numbers."""
+
+    def make() -> onnx.ModelProto:
+        weight = (np.random.default_rng(0).standard_normal((depth, outputs)) / np.sqrt(depth)).astype(np.float32)
+        ends = [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [rows, extent])
+            for name, extent in (("x", depth), ("y", outputs))
+        ]
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
+        graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+    return make
+
+
 def _modern_network(name: str) -> onnx.ModelProto:
     """A network of ``bench._modern``, fetched into the cache."""
     return onnx.load(str(fetch(name).path))
@@ -81,6 +105,10 @@ def _modern_network(name: str) -> onnx.ModelProto:
 NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     **{name: _light(name) for name in ("resnet50", "squeezenet", "vgg19", "densenet121", "inception_v1")},
     "small_mobilenet_v3": _small_networks.mobilenet_v3,
+    **{
+        f"product_{rows}x{depth}x{outputs}": _product(rows, depth, outputs)
+        for rows, depth, outputs in ((1, 4096, 4096), (1, 2048, 8192), (8, 4096, 4096), (128, 2048, 2048))
+    },
     **{name: partial(_modern_network, name) for name in ("mobilenetv3", "efficientnet_b0", "vit_tiny", "minilm")},
 }
 

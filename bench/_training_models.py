@@ -70,6 +70,7 @@ class UNet(nn.Module):  # type: ignore[misc]
         self.up = nn.ModuleList([nn.ConvTranspose2d(b, a, 2, 2) for a, b in itertools.pairwise(widths)])
         self.join = nn.ModuleList([_double(2 * a, a) for a in widths[:-1]])
         self.head = nn.Conv2d(width, 2, 1)
+        self.pool = nn.MaxPool2d(2)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Images ``(n, 3, h, w)`` --> logits ``(n, h, w, 2)``."""
@@ -78,7 +79,7 @@ class UNet(nn.Module):  # type: ignore[misc]
             image = down(image)
             if level < len(self.up):
                 skipped.append(image)
-                image = nn.functional.max_pool2d(image, 2)
+                image = self.pool(image)
         for level in reversed(range(len(self.up))):
             image = self.join[level](torch.cat([self.up[level](image), skipped[level]], 1))
         logits: torch.Tensor = self.head(image).movedim(1, -1)
@@ -125,16 +126,44 @@ def _make_recurrent(batch: int) -> Training:
 OWN: dict[str, Callable[[int], Training]] = {"encoder": _make_encoder, "unet": _make_unet, "lstm": _make_recurrent}
 
 
+#: What takes the place of modules whose gradients jump: where a number lies next to the jump, rounding decides.
+_SMOOTH: dict[str, Callable[[], nn.Module]] = {
+    "ReLU": nn.SiLU,
+    "Hardswish": nn.SiLU,
+    "Hardsigmoid": nn.Sigmoid,
+    "HardSwish": nn.SiLU,
+    "HardSigmoid": nn.Sigmoid,
+    "MaxPool2d": lambda: nn.AvgPool2d(2),
+}
+
+
 def make_training(name: str, batch: int = BATCH) -> Training:
     """A network and its batch, always with the same random numbers.
 
     Args:
         name: one of ``OWN``, or one of timm's. timm is taken from a package in the cache if it is not installed.
+            ``unet:smooth`` is ``unet`` with smooth functions in place of those whose gradients jump.
         batch: how many inputs a batch has.
 
     Raises:
         UnreachableError: timm cannot be had.
     """
+    name, _, form = name.partition(":")
+    made = _make(name, batch)
+    if form == "smooth":
+        _smooth(made.module)
+    return made
+
+
+def _smooth(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if (found := _SMOOTH.get(type(child).__name__)) is not None:
+            setattr(module, name, found())
+        else:
+            _smooth(child)
+
+
+def _make(name: str, batch: int) -> Training:
     torch.manual_seed(0)
     if name in OWN:
         return OWN[name](batch)

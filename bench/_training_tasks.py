@@ -235,7 +235,7 @@ def _classify(task: Task | None) -> str:
     if _NORM_WORDS.search(name):
         return NORM
     if (
-        task.kind in ("contraction", "attention")
+        task.kind in ("contraction", "attention", "attention_gradient")
         or _is(task, "products")
         or "matmul" in name
         or "token_product" in name

@@ -1,15 +1,18 @@
-"""Writes the tables of results pages from the JSON files of the benches, so that no figure is copied by hand.
+r"""Writes the tables of results pages from the JSON files of the benches, so that no figure is copied by hand.
 
     python -m bench.pages            # write the tables into the pages
     python -m bench.pages --check    # say which pages differ, and end with 1 if one does
+    python -m bench.pages --keep luck.json --machine 'AMD EPYC (Zen 4, AVX-512), 2 cores' \
+        --command 'python -m bench.luck --json luck.json'
 
-``docs/results/data/NAME.json`` is what a bench wrote with ``--json``. In a page the table stands between two comments::
+``--keep`` puts what a bench wrote with ``--json`` into ``docs/results/data``, with the machine, the date and the
+commands. In a page the table stands between two comments::
 
-    <!-- table NAME: written by bench.pages -->
+    <!-- table luck: written by bench.pages -->
     ...
     <!-- end of table -->
 
-:data:`TABLES` says how each table is made of its file.
+``bench/_page_tables.py`` says how each table is made of its file.
 """
 
 from __future__ import annotations
@@ -18,27 +21,14 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
 from pathlib import Path
 
-from tilewright.jsonable import Json, JsonObject
+from bench._page_tables import read_data
+from tilewright.cli.boundary import write_json
 
 PAGES = Path(__file__).parents[1] / "docs" / "results"
 _TABLE = re.compile(r"(<!-- table ([\w-]+): written by bench\.pages -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
-#: The networks of ``bench.export --elsewhere`` for people.
-_NETWORKS = {
-    "squeezenet": "SqueezeNet (random weights, before softmax)",
-    "shufflenet": "ShuffleNet (random weights, before softmax)",
-    "small ResNet": "a ResNet of three blocks",
-    "attention": "attention: 2 x 64 tokens, 4 heads of 32",
-    "LSTM": "LSTM: bidirectional, 48 units",
-}
-
-
-def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown, each line with its end."""
-    first, *rest = (f"| {' | '.join(line)} |\n" for line in (head, *rows))
-    return first + "|---" * len(head) + "|\n" + "".join(rest)
 
 
 def fill(page: str, data: Path) -> str:
@@ -52,37 +42,38 @@ def fill(page: str, data: Path) -> str:
         KeyError: a table that nothing makes.
         OSError: the file of a table is not there.
     """
-
-    def make(found: re.Match[str]) -> str:
-        about: JsonObject = json.loads((data / f"{found[2]}.json").read_text(encoding="utf-8"))
-        return found[1] + TABLES[found[2]](about) + found[4]
-
-    return _TABLE.sub(make, page)
+    return _TABLE.sub(lambda found: found[1] + read_data(data / f"{found[2]}.json").table + found[4], page)
 
 
-def _elsewhere(about: JsonObject) -> str:
-    networks = about["networks"]
-    assert isinstance(networks, dict)
-    rows = []
-    for name, row in networks.items():
-        assert isinstance(row, dict)
-        rows.append([_NETWORKS.get(name, name), f"{_number(row['error']):.1e}", f"{_number(row['tasks']):.0f}"])
-    return markdown(["network", "error", "tasks"], rows)
+def keep(file: Path, data: Path, machine: str, commands: list[str]) -> Path:
+    """Put what a bench wrote beside the others, and return its place.
 
-
-def _number(value: Json) -> float:
-    assert isinstance(value, int | float)
-    return float(value)
-
-
-#: What makes the Markdown of a table out of its file, by the file's name.
-TABLES: dict[str, Callable[[JsonObject], str]] = {"export-elsewhere": _elsewhere}
+    Args:
+        file: what the bench wrote.
+        data: the folder of the JSON files.
+        machine: what it was measured on: processor, instruction set, cores.
+        commands: what was run.
+    """
+    figures = json.loads(file.read_text(encoding="utf-8"))
+    date = str(figures.pop("date", time.strftime("%Y-%m-%d")))[:10]
+    place = data / file.name
+    about = {"machine": machine, "date": date, "commands": commands, "figures": figures}
+    write_json(place, about)
+    return place
 
 
 def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="take over what a bench wrote with --json")
+    parser.add_argument("--machine", help="with --keep: processor, instruction set, cores")
+    parser.add_argument("--command", action="append", default=[], help="with --keep: what was run; may be repeated")
     arguments = parser.parse_args(given)
+    if arguments.keep is not None:
+        if not arguments.machine or not arguments.command:
+            parser.error("--keep needs --machine and --command")
+        print(f"kept as {keep(arguments.keep, PAGES / 'data', arguments.machine, arguments.command)}")
+        return
     different = []
     for path in sorted(PAGES.glob("*.md")):
         page = path.read_text(encoding="utf-8")

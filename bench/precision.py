@@ -46,7 +46,9 @@ def main() -> None:
     parser.add_argument("--budget", default="2m", help="of each tuning; 0: default schedules")
     parser.add_argument("--against", default="onnxruntime,openvino", help="comma-separated")
     parser.add_argument("--blocks", type=int, default=12, help="turns of each runtime")
-    parser.add_argument("--how", choices=("static", "dynamic", "bf16"), default="static", help="the other precision")
+    parser.add_argument(
+        "--how", choices=("static", "dynamic", "bf16", "int4"), default="static", help="the other precision"
+    )
     parser.add_argument("--json", type=Path, default=Path("precision.json"))
     arguments = parser.parse_args()
     done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
@@ -60,7 +62,7 @@ def main() -> None:
         write_json(arguments.json, done)
     head = ["model", "runtime", "precision", "median ms", "of own float32", "error"]
     shown = [
-        [r["model"], r["runtime"], r["precision"], f"{r['median_ms']:.2f}", f"{r['ratio']:.3f}", f"{r['error']:.2g}"]
+        [r["model"], r["runtime"], r["precision"], f"{r['median_ms']:.3f}", f"{r['ratio']:.3f}", f"{r['error']:.2g}"]
         for r in rows
         if "failure" not in r
     ]
@@ -71,7 +73,7 @@ def main() -> None:
 def _compare(name: str, budget: str, against: list[str], blocks: int, how: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as text:
         folder = Path(text)
-        names = ("float32", "bf16" if how == "bf16" else "int8")
+        names = ("float32", how if how in ("bf16", "int4") else "int8")
         models = dict(zip(names, write_models(name, folder, how), strict=True))
         entrants = []
         for precision, path in models.items():

@@ -10,6 +10,17 @@ from tilewright.executable.plan import Call, Plan, Tensor
 from tilewright.report.history import History
 from tilewright.report.network import draw_network
 from tilewright.report.run import Bench, PeerTime, Run
+from tilewright.training.results import (
+    ChangeReport,
+    GraphReport,
+    KernelShare,
+    Kind,
+    PartReport,
+    ProofReport,
+    SlotReport,
+    StepsReport,
+    TrainingReport,
+)
 from tilewright.tuning.report import (
     AlgorithmReport,
     DisturbanceReport,
@@ -33,7 +44,7 @@ from tilewright.tuning.run_events import (
 )
 from tilewright.verify.verdict import Outcome, Verdict
 
-__all__ = ["HOSTILE", "make_run"]
+__all__ = ["HOSTILE", "make_plan", "make_run", "make_training"]
 
 #: A name that is HTML, quotes, a template, a spec's expression, and long.
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'{{7*7}}<!--" + "W" * 400
@@ -53,7 +64,7 @@ def make_run(tasks: int = 24, trials: int = 16, name: str = "a_network", task_na
     reports = tuple(_task(n, f"{task_name} {n} 1x{n}x56x56x16", trials, rng) for n in range(tasks))
     functions = tuple(TaskFunctions(each.key, each.name, (f"fused_{each.key}",)) for each in reports)
     history = _history(reports, functions, trials, rng)
-    plan = _plan(tasks)
+    plan = make_plan(tasks)
     before = 1.8 * sum(each.best_seconds or 0.0 for each in reports)
     now = before / 1.8
     report = TuneReport(
@@ -157,7 +168,7 @@ def _history(
     return history
 
 
-def _plan(calls: int) -> Plan:
+def make_plan(calls: int) -> Plan:
     """A chain in which every fourth call has a twin beside it."""
     tensors, made, last = [Tensor("arena", 0, (1, 16), "float32")], [], [0]
     for number in range(calls):
@@ -173,3 +184,72 @@ def _plan(calls: int) -> Plan:
             else [number + 1]
         )
     return Plan(64 * (calls + 2), tuple(tensors), tuple(made), (0,), (calls,), vector=64)
+
+
+def make_training(parts: int = 2, kernels: int = 30, pieces: int = 200, name: str = "ResNet") -> TrainingReport:
+    """The report of a training: steps become shorter when the parts of each pass begin to run in our kernels.
+
+    Args:
+        parts: of each pass.
+        kernels: of each part.
+        pieces: of the course of its steps.
+        name: of the model's class, and of what kernels compute.
+    """
+    rng = np.random.default_rng(0)
+    forward, backward = (
+        tuple(_part(kind, number, kernels, name, rng) for number in range(parts)) for kind in ("forward", "backward")
+    )
+    course, t = [], 0.0
+    for n in range(pieces):
+        ours = 0 if n < 0.15 * pieces else parts if n < 0.4 * pieces else 2 * parts
+        seconds = (0.6 - 0.3 * ours / (2 * parts)) * float(rng.uniform(0.97, 1.05))
+        course.append(StepsReport(t, t + 2 * seconds, 2, seconds, 0.96 * seconds, 1.3 * seconds, ours, 0.05 * t))
+        t += 2 * seconds
+    changes = [
+        ChangeReport(course[int(share * pieces)].begin, part.name, "left" if part.state == "left" else "running")
+        for share, its in ((0.15, forward), (0.4, backward))
+        for part in its
+    ]
+    rest = {"max_pool2d_with_indices.default": 1, "native_batch_norm_backward.default": 3, f"{name}.default": 2}
+    return TrainingReport(
+        graphs=(
+            GraphReport("forward", 2 * pieces, forward, 6, rest, tuple(course), tuple(changes)),
+            GraphReport("backward", 2 * pieces, backward, 0),
+        ),
+        model=name,
+        machine=f"A processor of {name}",
+        cores=2,
+        date="2026-11-30",
+        versions={"tilewright": "0.1", "torch": "2.13"},
+        options={"budget": "5m", "mode": "background"},
+        before_seconds=0.6,
+        now_seconds=0.3,
+        slots=SlotReport(0.05 * t, 80, 120, 9, ended=True),
+        roofline={"peak": 3.8e11, "innermost_bandwidth": 6e11, "cache_bandwidth": 2.9e11, "memory_bandwidth": 1.2e10},
+    )
+
+
+def _part(kind: Kind, number: int, kernels: int, name: str, rng: np.random.Generator) -> PartReport:
+    seconds = sorted(rng.lognormal(-8.0, 1.0, kernels).tolist(), reverse=True)
+    shares = tuple(
+        KernelShare(
+            name=f"fused_{name}_{kind}_{number}_{n}" if n % 9 else "",
+            seconds=each,
+            share=each / sum(seconds),
+            task=f"{name} conv2d 8x64x56x56 {n}" if n % 9 else "",
+            flop=each * 1.5e11 if n % 9 else 0.0,
+            touched_bytes=each * 1.5e11 / float(rng.uniform(1.0, 60.0)),
+            possible_seconds=each / float(rng.uniform(1.1, 6.0)),
+        )
+        for n, each in enumerate(seconds)
+    )
+    title = f"{kind} part {number}"
+    if number == 1 and kind == "backward":
+        reason = f"its results differ from PyTorch's by 2.0e-02 of their largest number ({name})"
+        return PartReport(
+            title, "left", reason, ("mm.default",), 0, 400, 0, their_seconds=0.05, proof=ProofReport(False, 2e-2)
+        )
+    total = sum(seconds)
+    operators = ("convolution.default", "relu.default") * 9
+    proof = ProofReport(True, 3e-6, number)
+    return PartReport(title, "running", "", operators, 300, 100, 2, total, 2.1 * total, False, shares, proof)

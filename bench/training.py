@@ -34,7 +34,8 @@ without training and tuning before, and ``--kernels-only`` times kernels alone.
 worst parameter, and in brackets the median one. ``--steps N`` compares the weights after so many steps, too.
 
 Networks in the JSON file are not run again. ``--plot FILE`` draws the seconds of a step over time. ``--models`` takes
-names of timm, and ``encoder``, ``unet`` and ``lstm``.
+names of timm, and ``encoder``, ``unet`` and ``lstm``. ``NAME:smooth`` has smooth functions in place of ReLU, hard swish
+and maximum pooling: the gradients of those jump, and rounding decides on which side a number is.
 """
 
 from __future__ import annotations

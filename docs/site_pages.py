@@ -1,4 +1,4 @@
-"""What the site has beside the pages of this folder: the API, the project's own pages, and two libraries for browsers.
+"""What the site has beside the pages of this folder: the API, the project's own pages, notebooks, and two libraries.
 
 A hook of MkDocs, which ``mkdocs.yml`` names. The API has a page for each public module, made from its docstrings. The
 libraries come once from npm's registry, into ``build``. The site then loads nothing from elsewhere, which is checked.
@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jupytext
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebooks import TUTORIALS, read_tutorial
 
 ROOT = Path(__file__).parents[1]
 #: Pages of the repository that belong to the site, too, and their places in it.
@@ -120,13 +122,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for other, there in PAGES.items():
             text = text.replace(f"]({other}", f"]({Path(there).name}")
         files.append(File.generated(config, place, content=text))
+    for name in TUTORIALS:
+        files.append(
+            File.generated(config, f"tutorial/{name}.ipynb", content=jupytext.writes(read_tutorial(name), "ipynb"))
+        )
     for library in (MERMAID, SHIM):
         files.append(File.generated(config, library.place, content=library.read()))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Let links to the repository's own pages lead to their places in the site; links to sources become their names."""
+    """Change the links of a page.
+
+    Links to the repository's own pages lead to their places in the site, and links to sources become their names. A
+    tutorial gets a link to its notebook.
+    """
+    if page.file.src_uri in {f"tutorial/{name}.md" for name in TUTORIALS}:
+        title, text = markdown.split("\n", 1)
+        notebook = Path(page.file.src_uri).with_suffix(".ipynb").name
+        markdown = f"{title}\n\n[This page as a notebook]({notebook}){{ download }}\n{text}"
     up = "../" * page.file.src_uri.count("/")
     for name, place in PAGES.items():
         markdown = re.sub(rf"\]\((?:\.\./)+{re.escape(name)}", f"]({up}{place}", markdown)

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -62,10 +63,10 @@ def find_pythons() -> dict[str, Path]:
     return found
 
 
-def run(*command: str | Path, **environment: str) -> None:
-    """Run a command, whose failure ends this one."""
+def run(*command: str | Path, folder: Path = ROOT, **environment: str) -> None:
+    """Run a command in a folder. Its failure ends this one."""
     print("+", *command, flush=True)
-    subprocess.run(command, check=True, env=os.environ | environment)
+    subprocess.run(command, check=True, cwd=folder, env=os.environ | environment)
 
 
 def build(out: Path) -> None:
@@ -92,15 +93,15 @@ def try_packages(python: Path, out: Path, folder: Path) -> None:
     (wheel,), (runtime,) = out.glob("tilewright-*.whl"), out.glob("tilewright_runtime-*.whl")
     tuner = make_environment(python, folder / "tuner", wheel)
     small = make_environment(python, folder / "small", runtime)
-    os.chdir(folder)
     records = {"TILEWRIGHT_RECORDS": str(folder / "records.db")}
-    run(tuner / "python", "-c", _NO_TORCH)
-    run(tuner / "python", "-c", _MODEL)
-    run(tuner / "tilewright", "doctor", **records)
-    run(tuner / "tilewright", "tune", "small.onnx", "--out", "tuned", "--trials", "8", "--budget", "5m", **records)
+    tilewright = partial(run, tuner / "tilewright", folder=folder, **records)
+    run(tuner / "python", "-c", _NO_TORCH, folder=folder)
+    run(tuner / "python", "-c", _MODEL, folder=folder)
+    tilewright("doctor")
+    tilewright("tune", "small.onnx", "--out", "tuned", "--trials", "8", "--budget", "5m")
     # In the tuned executable ONNX Runtime may run the whole model, if it was faster; in this one it runs nothing.
-    run(tuner / "tilewright", "build", "small.onnx", "--out", "built", **records)
-    run(small / "python", "-c", _RUN, PATH="", CC="")
+    tilewright("build", "small.onnx", "--out", "built")
+    run(small / "python", "-c", _RUN, folder=folder, PATH="", CC="")
 
 
 def main() -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from bench.pages import TABLES, fill
+from bench._page_tables import MAKERS, read_data
+from bench.pages import fill
 from tests.pages import DOCS, ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.rglob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 CODE = re.compile(r"```[\s\S]*?```|^    .*$", re.MULTILINE)
+#: A table of a results page that is made of its file.
+MADE = re.compile(r"<!-- table ([\w-]+): .*?<!-- end of table -->", re.DOTALL)
 #: Folders whose pages are of one kind.
 KINDS = {"tutorial", "how-to", "explanation", "reference", "results"}
 
@@ -107,12 +110,21 @@ def test_the_site_has_every_page() -> None:
 
 
 def test_tables_are_those_of_their_json_files() -> None:
-    named = set()
+    named, data = set(), DOCS / "results/data"
     for page in (DOCS / "results").glob("*.md"):
         text = page.read_text(encoding="utf-8")
-        assert fill(text, DOCS / "results/data") == text, f"{page.name}: run python -m bench.pages"
-        named |= set(re.findall(r"<!-- table ([\w-]+):", text))
-    assert named == {file.stem for file in (DOCS / "results/data").glob("*.json")} == set(TABLES)
+        assert fill(text, data) == text, f"{page.name}: run python -m bench.pages"
+        assert not re.search(r"^\|", MADE.sub("", text), re.MULTILINE), f"{page.name} has a table that nothing makes"
+        words = " ".join(text.split())
+        for name in MADE.findall(text):
+            about = read_data(data / f"{name}.json")
+            for said in (about.machine, about.date, *about.commands):
+                assert said in words, f"{page.name} does not say of the table {name}: {said}"
+            assert about.commands or "by hand" in words
+            assert all(command.startswith(("python -m bench.", "tilewright ")) for command in about.commands)
+            named.add(name)
+    assert named == {file.stem for file in data.glob("*.json")}
+    assert set(MAKERS) <= named
 
 
 def test_the_diagrams_name_what_exists() -> None:

@@ -9,7 +9,23 @@ from numpy.typing import NDArray
 
 from tilewright.tensor import Array
 
-__all__ = ["Difference", "allowed_strays", "compare_arrays", "scaled_tolerance"]
+__all__ = ["Difference", "OutputAccuracy", "allowed_strays", "compare_arrays", "scaled_tolerance"]
+
+
+@dataclass(frozen=True)
+class OutputAccuracy:
+    """How an output of a quantised model differs from that of the model in floating point, over all samples.
+
+    Attributes:
+        name: of the output.
+        cosine: of the angle between all numbers of both; NaN if one of them has none, or is not finite, or is 0.
+        largest_relative_error: the largest difference, relative to the largest magnitude in floating point. Of
+            integers: the share that differs.
+    """
+
+    name: str
+    cosine: float
+    largest_relative_error: float
 
 
 @dataclass(frozen=True)

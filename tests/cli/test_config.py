@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -49,6 +50,37 @@ def test_a_project_whose_entry_is_no_table_is_refused(tmp_path: Path) -> None:
     written(tmp_path, "[tool]\ntilewright = 3", "pyproject.toml")
     with pytest.raises(TilewrightError, match=r"write \[tool\.tilewright\]"):
         find_config(tmp_path)
+
+
+def test_a_damaged_project_that_does_not_name_tilewright_is_passed_over(tmp_path: Path) -> None:
+    project = written(tmp_path, "[project\nname = 'other'", "pyproject.toml")
+    assert find_config(tmp_path) is None
+    project.write_bytes(b"[project]\nname = '\xff' # tilewright")
+    with pytest.raises(TilewrightError, match=r"pyproject\.toml .*0xff is no UTF-8 \(at line 2\)"):
+        find_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pyproject.toml", "tilewright.toml"])
+def test_a_damaged_file_stops_what_needs_it_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    written(tmp_path, "[tool.tilewright]\n[tool.tilewright.tune\n", name)
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["--version"], ["-h"], ["tune", "-h"], ["records", "ls", "--help"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 0, arguments
+    records = ["--records", str(tmp_path / "r.db")]
+    done = CliRunner().invoke(app, ["records", "ls", *records])
+    assert done.exit_code == 2
+    assert f"{name} cannot be read" in done.output
+    assert "(at line 2, column" in done.output
+    assert "--config /dev/null" in done.output
+    assert "No such file" not in done.output
+    done = CliRunner().invoke(app, ["doctor", *records])
+    assert "ready to tune" not in done.output
+    assert " ! configuration" in done.output
+    assert "threads" in done.output
+    done = CliRunner().invoke(app, ["--config", os.devnull, "records", "ls", *records])
+    assert "cannot be read" not in done.output
 
 
 def test_the_home_of_a_user_that_there_is_not_is_a_folder(tmp_path: Path) -> None:

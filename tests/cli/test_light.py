@@ -21,6 +21,11 @@ def test_help_lists_the_commands() -> None:
         assert f"  {command} " in tilewright("cost", "--help").stdout
 
 
+def test_each_command_is_summed_up_in_a_whole_line() -> None:
+    for group in ((), ("records",), ("cost",)):
+        assert "..." not in tilewright(*group, "--help").stdout.partition("Commands:")[2]
+
+
 def test_the_command_line_imports_nothing_heavy() -> None:
     program = f"import sys, tilewright.cli; print([name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

@@ -61,6 +61,20 @@ def convolution(path: Path, channels: int, out: int, kernel: int = 3, side: int 
     return chain(path, (1, channels, side, side), (1, out, rows, rows), step, ("Relu", {}))
 
 
+def excite(path: Path) -> Path:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("GlobalAveragePool", ["c"], ["m"]),
+        helper.make_node("Conv", ["m", "w1", "b1"], ["few"]),
+        helper.make_node("Relu", ["few"], ["some"]),
+        helper.make_node("Conv", ["some", "w2", "b2"], ["all"]),
+        helper.make_node("Sigmoid", ["all"], ["gates"]),
+        helper.make_node("Mul", ["c", "gates"], ["y"]),
+    ]
+    weights = {"w1": normal(6, 20, 1, 1) / np.float32(4), "b1": normal(6), "w2": normal(20, 6, 1, 1), "b2": normal(20)}
+    return save(path, nodes, {"x": (1, 8, 5, 9)}, (1, 20, 5, 9), w=normal(20, 8, 1, 1), **weights)
+
+
 def residual(path: Path) -> Path:
     nodes = [
         helper.make_node("Conv", ["x", "w1"], ["r"]),
@@ -205,6 +219,7 @@ CASES: dict[str, Case] = {
     "winograd4": _STAGED(partial(convolution, channels=12, out=16), algorithm="winograd4"),
     "fused_winograd2": _FUSED(partial(convolution, channels=16, out=16), algorithm="fused_winograd2"),
     "fused_winograd4": _FUSED(partial(convolution, channels=24, out=8), algorithm="fused_winograd4"),
+    "squeeze and excitation": Case(excite, ("contraction", "excitation")),
     "auto": Case(total, ("auto",)),
 }
 

@@ -65,6 +65,42 @@ def test_a_batch_is_joined_by_a_kernel(tmp_path: Path) -> None:
     assert sum("concatenate" in call.kernel for call in extraction.plan.calls) == 2
 
 
+def halves(path: Path, batch: int = 1, cut: int = 16) -> Path:
+    """A model that joins both parts of a tensor, and what is computed of the second."""
+    nodes = [
+        helper.make_node("Conv", ["x", "v"], ["t"]),
+        helper.make_node("Split", ["t", "sizes"], ["p", "q"], axis=1),
+        helper.make_node("Conv", ["q", "a"], ["r"], pads=[1, 1, 1, 1]),
+        helper.make_node("Concat", ["p", "q", "r"], ["j"], axis=1),
+        helper.make_node("Conv", ["j", "c"], ["y"]),
+    ]
+    weights = {"v": normal(32, 8, 1, 1), "a": normal(16, 32 - cut, 3, 3), "c": normal(8, 48, 1, 1)}
+    return save(path, nodes, {"x": [batch, 8, 9, 9]}, [batch, 8, 9, 9], sizes=np.array([cut, 32 - cut]), **weights)
+
+
+def test_parts_that_lie_in_one_piece_are_not_copied(tmp_path: Path) -> None:
+    extraction = agrees(halves(tmp_path / "m.onnx"), tmp_path / "out", lane_target(8))
+    assert extraction.plan is not None
+    assert all(call.kernel for call in extraction.plan.calls)
+    assert not any("slice" in call.kernel or "concat" in call.kernel for call in extraction.plan.calls)
+
+
+@pytest.mark.parametrize(("batch", "cut"), [(3, 16), (1, 13)])
+def test_parts_in_several_pieces_are_copied(batch: int, cut: int, tmp_path: Path) -> None:
+    agrees(halves(tmp_path / "m.onnx", batch, cut), tmp_path / "out", lane_target(8))
+
+
+@pytest.mark.parametrize(("begin", "calls"), [(2, 0), (1, 1)])
+def test_a_part_of_the_input_is_the_result(begin: int, calls: int, tmp_path: Path) -> None:
+    """Without a call where it begins at a whole vector, which 12 floats are not."""
+    node = helper.make_node("Slice", ["x", "begin", "end", "axis"], ["y"])
+    numbers = {"begin": np.array([begin]), "end": np.array([4]), "axis": np.array([1])}
+    path = save(tmp_path / "m.onnx", [node], {"x": [1, 4, 3, 4]}, [1, 4 - begin, 3, 4], **numbers)
+    extraction = agrees(path, tmp_path / "out", lane_target(8))
+    assert extraction.plan is not None
+    assert len(extraction.plan.calls) == calls
+
+
 @pytest.mark.parametrize("name", ["squeezenet", "densenet121", "shufflenet", "inception_v1"])
 def test_what_is_alive_does_not_overlap(name: str) -> None:
     plan = extract(load(LIGHT / f"light_{name}.onnx"), TARGET).plan

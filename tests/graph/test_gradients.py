@@ -177,6 +177,19 @@ def test_gradients_of_activations_keep_the_layout(activation: str) -> None:
     assert f"{activation.split()[0]}_gradient" in convolution.task.name
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_gelu_of_tokens(saved: bool) -> None:
+    def activate(x: Any, w: Any, dy: Any) -> Any:
+        y = (x @ w).view(2, 19, 48)
+        slope = torch.ops.aten.gelu_backward(dy, y)
+        return (torch.nn.functional.gelu(y), slope) if saved else (torch.nn.functional.gelu(y),)
+
+    torch.manual_seed(0)
+    extraction = all_agree(activate, [torch.randn(38, 32), torch.randn(32, 48), torch.randn(2, 19, 48)])
+    (product,) = [use for use in extraction.uses if use.task.kind == "contraction"]
+    assert ("gelu_in_training" in product.task.name) == (not saved)  # a product computes it if nothing else reads
+
+
 def test_gradient_of_a_gate_for_each_channel_stays_in_blocks() -> None:
     """Squeeze and excite: the gate's gradient is a sum over pixels, and that of the mean is the same for all."""
 
@@ -252,6 +265,36 @@ def test_attention_in_training_is_one_function(apart: bool) -> None:
     names = [use.task.name.split()[0] for use in extraction.uses]
     assert {"attention", "dense"} <= set(names), names
     assert not any("matmul" in name or "log_sum_exp" in name for name in names), names
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_gradient_of_attention_is_one_function(causal: bool) -> None:
+    def attend(qkv: Any, dy: Any, weight: Any) -> Any:
+        q, k, v = qkv.reshape(2, 19, 3, 2, 16).permute(2, 0, 3, 1, 4).unbind(0)
+        attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        result, sums = attention(q, k, v, 0.0, causal)
+        dy = torch.relu(dy).reshape(2, 19, 2, 16).transpose(1, 2)
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        gradients = backward(dy, q, k, v, result, sums, 0.0, causal)
+        return (torch.stack(gradients).permute(1, 3, 0, 2, 4).reshape(38, 96) @ weight,)
+
+    torch.manual_seed(0)
+    extraction = all_agree(attend, [torch.randn(2, 19, 96), torch.randn(38, 32), torch.randn(96, 16)])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert {"attention", "attention_gradient", "dense"} <= set(names), names
+    assert not any(word in name for name in names for word in ("matmul", "transpose", "concatenate")), names
+
+
+def test_rows_in_the_same_order_are_summed_as_they_lie() -> None:
+    def gradient(dy: Any, x: Any) -> Any:
+        swapped = [torch.relu(rows).transpose(0, 1).reshape(76, -1) for rows in (dy, x)]
+        return (swapped[0].t() @ swapped[1],)
+
+    torch.manual_seed(0)
+    extraction = all_agree(gradient, [torch.randn(4, 19, 32), torch.randn(4, 19, 48)])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert "token_product" in names, names
+    assert not any("transpose" in name for name in names), names
 
 
 def test_gradients_of_a_projection_are_written_in_its_order() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tilewright.graph.view import View, refine
+from tilewright.graph.view import View, join_views, refine
 
 
 def made(view: View, base: NDArray[Any]) -> NDArray[Any]:
@@ -85,3 +85,22 @@ def test_refined_dimensions_have_equal_atoms() -> None:
     assert cut is not None
     assert [a.extent for a in cut[0].dims[0]] == [a.extent for a in cut[1].dims[0]] == [2, 2, 3]
     assert refine(View.of((2, 3)).reshape((6,)) or one, View.of((3, 2)).reshape((6,)) or two, [(0, 0)]) is None
+
+
+def test_views_of_all_parts_are_joined() -> None:
+    shape = (2, 5, 3, 4)
+    parts = [View.of(shape).permute((2, 0, 1, 3)).index(0, place).reshape((2, 5, 1, 4)) for place in range(3)]
+    views = [part for part in parts if part is not None]
+    joined = join_views(views, 2)
+    assert joined is not None
+    assert joined.in_order
+    assert joined.shape == shape
+    turned = join_views([view.permute((1, 2, 0, 3)) for view in views], 1)
+    assert turned is not None
+    assert turned.shape == (5, 3, 2, 4)
+    base = np.arange(120).reshape(shape)
+    np.testing.assert_array_equal(made(turned, base), base.transpose(1, 2, 0, 3))
+    assert join_views(views[::-1], 2) is None  # in another order
+    assert join_views(views[:2], 2) is None  # not all
+    assert join_views(views, 0) is None  # along another dimension
+    assert join_views([View.of((2, 4))] * 2, 0) is None  # no parts

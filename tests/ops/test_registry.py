@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tilewright.ops import (
     TEMPLATES,
     Template,
     attention,
+    attention_gradient,
     contraction,
     elementwise,
     make_space,
@@ -36,7 +38,15 @@ _RNN = recurrent.Cell("rnn", 3, 2, 24, (False,), ((recurrent.Activation("tanh"),
 _ROWS = ((1, ("batch", 0)), (8, ("query", 0)), (8, ("depth", 0)))
 _KEYS = ((1, ("batch", 0)), (8, ("key", 0)), (8, ("depth", 0)))
 _VALUES = (*_KEYS[:2], (8, ("width", 0)))
-_ATTENTION = attention.Attention((1,), 8, 8, 8, 8, _ROWS, _KEYS, _VALUES, (("batch", 0), ("query", 0), ("width", 0)))
+_OUT = (("batch", 0), ("query", 0), ("width", 0))
+_ATTENTION = attention.Attention((1,), 8, 8, 8, 8, _ROWS, _KEYS, _VALUES, _OUT)
+_ATTENTION_GRADIENT = attention_gradient.AttentionGradient(
+    dataclasses.replace(_ATTENTION, sums=True),
+    _ATTENTION.extents(_OUT),
+    _ROWS,
+    _KEYS,
+    _VALUES,
+)
 #: An expression of each family: its function, the kind of its task, and the template that serves it.
 FAMILIES: dict[str, tuple[Any, str, str]] = {
     "convolution": (contraction.conv2d((1, 2, 8, 8, 8), (2, 2, 3, 3, 8, 8), *_SAME), "contraction", "contraction"),
@@ -61,6 +71,7 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "formula": (elementwise.apply_formula(silu, (8, 24), "silu"), "auto", "elementwise"),
     "recurrent": (recurrent.recurrent(_RNN), "recurrent", "recurrent"),
     "attention": (attention.attention(_ATTENTION), "attention", "attention"),
+    "attention gradient": (attention_gradient.attention_gradient(_ATTENTION_GRADIENT), *["attention_gradient"] * 2),
 }
 
 
@@ -114,8 +125,8 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         make_space(convolution, TARGET, (Mine(),))
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
-    kinds = "'contraction', 'pixel_sums', 'rows', 'quads', 'recurrent', 'attention', 'expansion', 'winograd' or 'auto'"
-    with pytest.raises(SpaceError, match=kinds):
+    named = "'quads', 'recurrent', 'attention', 'attention_gradient', 'excitation', 'expansion', 'winograd' or 'auto'"
+    with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'rows', {named}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)

@@ -11,6 +11,7 @@ from sqlalchemy import create_engine
 from typer.testing import CliRunner
 
 from tests.records.server import Server, missing, running
+from tests.records.test_runs import RUN
 from tests.records.test_sqlite import TASK, measured
 from tilewright.cli import app
 from tilewright.errors import MissingExtraError, RecordsError, RecordsFormatError, RecordsVersionError
@@ -18,6 +19,7 @@ from tilewright.records import open_or_read, open_store, schema
 from tilewright.records import postgresql as module
 from tilewright.records.address import is_url, shorten_address
 from tilewright.records.export import read_jsonl
+from tilewright.records.overview import Overview
 from tilewright.records.store import Query
 
 EVERYTHING = Query()
@@ -155,6 +157,21 @@ def newer(monkeypatch: pytest.MonkeyPatch, *statements: str) -> None:
     monkeypatch.setattr(module, "VERSION", version + 1)
 
 
+def test_a_store_of_an_earlier_version_gets_a_table_of_runs(postgresql: Server) -> None:
+    where = postgresql.empty()
+    open_store(where).close()
+    postgresql.execute(f"DROP TABLE {where.rpartition('%3D')[2]}.{schema.runs.name}")
+    with open_store(where, writable=False) as store:
+        assert list(store.read_runs()) == []
+    for count in (1, 2):
+        with open_store(where) as store:
+            store.add_run(RUN)
+            assert list(store.read_runs()) == [RUN] * count
+            overview = Overview(store)
+            overview.refresh()
+            assert (len(overview.runs), overview.networks) == (count, {RUN.network: RUN.tasks})
+
+
 def test_a_user_who_may_only_read(postgresql: Server) -> None:
     where = postgresql.empty()
     with open_store(where) as store:
@@ -172,6 +189,11 @@ def test_a_user_who_may_only_read(postgresql: Server) -> None:
         assert list(store.scan(EVERYTHING)) == [measured("a", 0)]
         with pytest.raises(RecordsError, match="read-only"):
             store.add([measured("a", 1)])
+        postgresql.execute(f"REVOKE SELECT ON {space}.{schema.runs.name} FROM reader")
+        assert list(store.read_runs()) == []
+        overview = Overview(store)
+        overview.refresh()
+        assert (len(overview.tasks), overview.runs) == (1, [])
     postgresql.execute("DROP OWNED BY reader", "DROP ROLE reader")
 
 

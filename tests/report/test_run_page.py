@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.synthetic_run import HOSTILE, make_run
+from bench.synthetic_run import HOSTILE, make_plan, make_run
 from tilewright.errors import OutputError
 from tilewright.executable.manifest import NAME, seal
 from tilewright.executable.plan import Call, Plan, Tensor
@@ -22,7 +22,7 @@ from tilewright.report.network import draw_network
 from tilewright.report.run import Bench, read_bench, read_run
 from tilewright.report.run_charts import phase_bands
 from tilewright.report.run_page import render_run, run_page
-from tilewright.tuning.report import RaceReport, RuntimeRaceReport, TuneReport
+from tilewright.tuning.report import BucketReport, RaceReport, RuntimeRaceReport, TuneReport
 from tilewright.tuning.run_events import TaskFunctions
 from tilewright.tuning.run_log import LOG, REPORT
 from tilewright.verify.verdict import Outcome
@@ -204,3 +204,33 @@ def test_names_of_phases_stand_where_they_fit() -> None:
 def test_a_short_run_has_a_headline_that_fits() -> None:
     page = run_page(replace(make_run(), bench=Bench(2.67e-4)))
     assert ("0.267", "\u00b5s") in [(each.value, each.unit) for each in page.headlines]
+
+
+def test_an_executable_with_several_buckets_shows_each(tmp_path: Path) -> None:
+    """The graph is that of the bucket with the largest share of the tuning."""
+    out = executable(tmp_path / "out")
+    buckets = [
+        {
+            "inputs": [{"name": "x", "shape": [n, 3], "dtype": "float32"}],
+            "outputs": [],
+            "plan": plan.to_json(),
+            "segments": [],
+            "padding": [],
+        }
+        for n, plan in ((1, make_plan(3)), (8, make_plan(5)))
+    ]
+    manifest = {"format": 3, "name": "net", "inputs": [], "outputs": [], "plan": None, "buckets": buckets}
+    (out / NAME).write_text(seal(manifest, out, []))
+    reports = (BucketReport("x=1x3", 0.5, 3, 1e-3), BucketReport("x=8x3", 1.5, 5, None))
+    (out / REPORT).write_text(json.dumps(to_json_object(replace(make_run().report, buckets=reports))))
+    bench = tmp_path / "b.json"
+    one = {"executable": {"median_ms": 2.0}, "peers": {"onnxruntime": {"median_ms": 4.0, "ratio": 0.5}}}
+    bench.write_text(json.dumps({"buckets": [{"shapes": "x=1,3", **one}, {"shapes": "x=8,3", **one}]}))
+    run = read_run(out, bench)
+    assert (run.drawn, len(run.nodes)) == ("x=8x3", 5)
+    page = run_page(run)
+    shapes = next(each for each in page.sections if each.name == "shapes")
+    assert shapes.tables[0].rows == (("x=1x3", "25 %", "3", "1.00"), ("x=8x3", "75 %", "5", "\u2013"))
+    assert shapes.tables[1].rows[1] == ("x=8,3", "2.00", "2.00\u00d7")
+    assert render(page)
+    assert "shapes" not in [each.name for each in run_page(make_run()).sections]

@@ -15,8 +15,9 @@ from tilewright.errors import OutputError
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.records import open_store
 from tilewright.records.overview import Overview
+from tilewright.records.runs import RunRecord
 from tilewright.report.content import Page
-from tilewright.report.dashboard import dashboard_page, export_csv, select_tasks
+from tilewright.report.dashboard import dashboard_page, export_csv, export_json, export_runs_csv, select_tasks
 from tilewright.report.html import render
 from tilewright.report.serving import PageServer, listen
 from tilewright.task import Task
@@ -123,7 +124,7 @@ def test_filters_leave_what_was_asked_for(overview: tuple[Overview, list[Measure
     assert [each.target for each in select_tasks(made, {"task": "ONERROR", "target": "slow-2x-1"})] == ["slow-2x-1"]
     assert select_tasks(made, {"template": "other/1"}) == []
     page = dashboard_page(made, "place", {"target": "slow-2x-1"})
-    assert page.headlines[0].value == "3"
+    assert {each.label: each.value for each in page.headlines}["measurements"] == "3"
 
 
 def test_the_page_says_which_machine_has_which_best_and_names_are_text(
@@ -132,8 +133,8 @@ def test_the_page_says_which_machine_has_which_best_and_names_are_text(
     made, _ = overview
     page = dashboard_page(made, "place", {})
     machines = next(each for each in page.sections if each.name == "machines")
-    assert machines.lead == ("Of 1 tasks, fast-2x-1 has 1.",)
-    assert machines.tables[0].rows[0][1:] == ("fast-2x-1", "250", "slow-2x-1", "750")
+    assert machines.lead == ("Of 1 task that several machines have measured: fast-2x-1 has the best of 1.",)
+    assert machines.tables[0].rows[0][1:] == ("fast-2x-1", "slow-2x-1", "250", "750")
     assert render(page).count("<img") == render(Page("t", "s")).count("<img")
 
 
@@ -143,3 +144,66 @@ def test_an_export_has_all_of_them_and_no_formulas(overview: tuple[Overview, lis
     lines = export_csv(made, {}).splitlines()
     assert len(lines) == 4
     assert any(line.startswith(f"{'b' * 16},'=1+1,slow-2x-1") for line in lines)
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Iterator[Overview]:
+    """A store with three runs of two networks on two machines; everything of one network was measured on one."""
+    tasks = (("a" * 16, 2.0), ("b" * 16, 1.0))
+    runs = [
+        RunRecord("=net", "slow-2x-1", "Slow", "default", 20000 * DAY, None, 60.0, 5, 4e-3, 3e-3, "tuned", "right"),
+        RunRecord(HOSTILE, "fast-2x-1", "Fast", "default", 20001 * DAY, None, 60.0, 5, None, None, "incumbent", ""),
+        RunRecord(
+            "=net", "fast-2x-1", "Fast", "default", 20002 * DAY, 60.0, 61.0, 9, 2e-3, 1e-3, "tuned", "right", tasks
+        ),
+    ]
+    with open_store(tmp_path / "records.db") as store:
+        store.add(
+            [
+                measurement(key, "fast-2x-1", seconds, 20000.0)
+                for (key, _), seconds in zip(tasks, (0.25, 0.5), strict=True)
+            ]
+        )
+        store.add([measurement("a" * 16, "slow-2x-1", 0.5, 20000.0), measurement("c" * 16, "slow-2x-1", 0.5, 20000.0)])
+        for run in runs:
+            store.add_run(run)
+        made = Overview(store)
+        made.refresh()
+        yield made
+
+
+def test_the_page_has_the_networks_and_runs_of_a_store(tuned: Overview) -> None:
+    page = dashboard_page(tuned, "place", {})
+    sections = {each.name: each for each in page.sections}
+    networks = sections["networks"].tables[0].rows
+    assert networks[0] == ("=net", "fast-2x-1", "Fast", "1", "1.00", "1,000", "2024-10-06")
+    assert networks[2][4:6] == ("3.00", "\u2013"), "a task was not measured there"
+    assert sections["runs"].tables[0].rows[0][3:] == ("2024-10-06", "60.0", "9", "2.00", "1.00", "2.00")
+    assert sections["runs"].charts[0].title == "Latency of =net after each run"
+    assert sections["machines"].tables[0].rows == (("=net", "fast-2x-1", "slow-2x-1", "1.00", "3.00"),)
+    assert next(each.options for each in sections["networks"].filters) == ("", HOSTILE, "=net")
+    assert render(page).count("<img") == render(Page("t", "s")).count("<img")
+
+
+def test_a_network_leaves_its_runs_and_its_tasks(tuned: Overview) -> None:
+    page = dashboard_page(tuned, "place", {"network": "=net"})
+    values = {each.label: each.value for each in page.headlines}
+    assert (values["runs"], values["tasks"]) == ("2", "2")
+    assert [each.task[0] for each in select_tasks(tuned, {"network": "=net", "target": "slow-2x-1"})] == ["a"]
+    assert dashboard_page(tuned, "place", {"network": "none"}).headlines[0].value == "0"
+
+
+def test_runs_are_exported_as_csv_and_json(tuned: Overview) -> None:
+    lines = export_runs_csv(tuned, {}).splitlines()
+    assert len(lines) == 4
+    assert lines[1].startswith("'=net,fast-2x-1,Fast,default,")
+    content = json.loads(export_json(tuned, {"network": "=net"}))
+    assert [run["after_seconds"] for run in content["runs"]] == [1e-3, 3e-3]
+    assert {task["task"][0] for task in content["tasks"]} == {"a", "b"}
+
+
+def test_a_store_without_runs_says_so(overview: tuple[Overview, list[Measurement]]) -> None:
+    page = dashboard_page(overview[0], "place", {})
+    networks = next(each for each in page.sections if each.name == "networks")
+    assert "No tuning is recorded here yet" in networks.lead[0]
+    assert networks.filters

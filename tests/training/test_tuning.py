@@ -20,6 +20,7 @@ from tilewright.measure.isolated import IsolatedProcess
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.ops.registry import make_space
 from tilewright.records import open_store
+from tilewright.report.training_page import read_training
 from tilewright.space.configs import sample
 from tilewright.target import Target
 from tilewright.training import optimize, report, worker
@@ -388,9 +389,29 @@ def test_progress_says_how_the_steps_have_changed(caplog: pytest.LogCaptureFixtu
     assert "parts run in our kernels" in text
 
 
-def test_reports_have_the_kernels_of_a_part() -> None:
-    for part in train(make_perceptron(), steps=4, mode="now", budget="1s"):
-        assert part.kernels
-        assert all(kernel.seconds >= 0.0 for kernel in part.kernels)
+def test_reports_have_the_course_and_the_kernels_of_a_training(tmp_path: Path) -> None:
+    model = make_perceptron()
+    compiled = optimize(model, mode="now", budget="1s")
+    for _ in range(6):
+        step(compiled, torch.randn(4, 16))
+    found = report(compiled, limits=True)
+    for part in found.parts:
         assert part.our_seconds > 0.0
         assert part.their_seconds > 0.0
+        assert part.proof is not None
+        assert part.proof.right
+        assert part.proof.worst < 1e-4
+        assert part.kernels
+        for kernel in part.kernels:
+            assert kernel.seconds >= 0.0
+            assert kernel.touched_bytes
+            assert kernel.possible_seconds
+            assert not kernel.name or kernel.task
+    forward = found.graphs[0]
+    assert sum(each.steps for each in forward.course) == 4  # the first one is traced, and the last one has not ended
+    assert {(each.part, each.state) for each in forward.changes} <= {
+        (part.name, state) for part in found.parts for state in ("running", "slower")
+    }
+    assert (found.model, found.options["mode"]) == (type(model).__name__, "now")
+    found.write_json(tmp_path / "train.json")
+    assert read_training(tmp_path / "train.json") == found

@@ -206,3 +206,31 @@ def test_disturbing_is_small_and_reproducible() -> None:
     np.testing.assert_array_equal(results[0], results[1])
     error = np.abs(results[0] - plain).max() / np.sqrt(np.mean(plain**2))
     assert 1e-6 < error < 1e-4
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zeros", [True, False])
+def test_weights_of_a_few_bits(bits: int, zeros: bool) -> None:
+    packed = _RNG.integers(0, 256, (5, 3, 4 * bits)).astype(np.uint8)  # blocks of 32, of which the last one sticks out
+    weights: dict[str, Any] = {"b": packed, "s": _RNG.uniform(0.1, 1, 15).astype(np.float32)}
+    if zeros:
+        weights["z"] = _RNG.integers(0, 256, 5 * -(-3 * bits // 8)).astype(np.uint8)
+    attributes: dict[str, Any] = {"K": 70, "N": 5, "bits": bits, "block_size": 32}
+    made = model([helper.make_node("Relu", ["x"], ["y"])], {"x": ((2, 70), "float32")}, {"y": "float32"}, **weights)
+    made.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5]))
+    node = helper.make_node("MatMulNBits", ["x", *weights], ["y"], domain="com.microsoft", **attributes)
+    made.graph.node[0].CopyFrom(node)
+    x = normal(2, 70)
+    (found,) = OnnxEvaluator(made, ["x"], double=True).run([x])
+    np.testing.assert_allclose(found, by_onnxruntime(made, [x])[0], rtol=1e-4, atol=1e-4)
+
+
+def test_weights_in_blocks_are_dequantised() -> None:
+    x = _RNG.integers(-8, 8, (70, 3)).astype(np.int8)
+    scale, zero = _RNG.uniform(0.1, 1, (3, 3)).astype(np.float32), _RNG.integers(-8, 8, (3, 3)).astype(np.int8)
+    node = helper.make_node("DequantizeLinear", ["x", "s", "z"], ["y"], axis=0, block_size=32)
+    made = model([node], {"x": (x.shape, "int8")}, {"y": "float32"}, 21, s=scale, z=zero)
+    made.ir_version = 10
+    (found,) = OnnxEvaluator(made, ["x"], double=True).run([x])
+    np.testing.assert_allclose(found, by_onnxruntime(made, [x])[0], rtol=1e-5)

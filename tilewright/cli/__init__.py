@@ -31,9 +31,10 @@ try:
         tune,
     )
     from tilewright.cli.boundary import guard
-    from tilewright.cli.config import find_config, list_options, read_config
+    from tilewright.cli.config import Config, find_config, list_options, read_config
     from tilewright.cli.streams import prepare_streams
     from tilewright.cli.verbosity import QuietOption, VerboseOption
+    from tilewright.errors import TilewrightError
 except KeyboardInterrupt:  # before interrupts are handled, and before any work began
     sys.exit(130)
 
@@ -75,24 +76,27 @@ def _options(
     verbose: VerboseOption = False,
 ) -> None:
     """Tune neural networks for the machine in front of you, within a wall-clock budget."""
-    path = config
-    if path is None:
-        with contextlib.suppress(FileNotFoundError):  # the current folder may have been removed
-            path = find_config(Path.cwd())
-    context.obj = read_config(path, list_options(app) if path else {})
+    try:
+        path = config
+        if path is None:
+            with contextlib.suppress(FileNotFoundError):  # the current folder may have been removed
+                path = find_config(Path.cwd())
+        context.obj = read_config(path, list_options(app) if path else {})
+    except TilewrightError as error:  # whatever a configuration is broken by, --help and doctor work
+        context.obj = Config(None, {}, (), error)
     context.default_map = context.obj.values
 
 
-app.command("tune")(tune.tune)
-app.command("build")(build.build)
-app.command("bench")(bench.bench)
-app.command("quantize")(quantize.quantize)
-app.command("dashboard")(dashboard.dashboard)
-app.command("report")(report.report)
-app.command("run")(run.run)
-app.command("export")(export.export)
-app.command("tasks")(tasks.tasks)
-app.command("doctor")(doctor.doctor)
+app.command("tune", short_help="Tune MODEL for this machine and write an executable.")(tune.tune)
+app.command("build", short_help="Write an executable of MODEL without tuning.")(build.build)
+app.command("bench", short_help="Compare the executable in OUT with other runtimes, by turns.")(bench.bench)
+app.command("quantize", short_help="Write MODEL in int8, and compare its outputs with MODEL's.")(quantize.quantize)
+app.command("dashboard", short_help="Serve a page about the records on this machine until Ctrl-C.")(dashboard.dashboard)
+app.command("report", short_help="Write an HTML page about how the executable in OUT was tuned.")(report.report)
+app.command("run", short_help="Run the executable in OUT once, and describe its outputs.")(run.run)
+app.command("export", short_help="Write the executable in OUT as a library for C.")(export.export)
+app.command("tasks", short_help="List the tasks of MODEL.")(tasks.tasks)
+app.command("doctor", short_help="Say what this machine has and lacks, and what that costs.")(doctor.doctor)
 app.add_typer(records.app, name="records")
 app.add_typer(cost.app, name="cost")
 

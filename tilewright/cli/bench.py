@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.completing import complete_from
 from tilewright.cli.options import JsonOption, check_machine, check_target
 from tilewright.cli.text import table
 from tilewright.cli.verbosity import remark
@@ -104,23 +105,30 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="PEER",
+            autocompletion=complete_from("tilewright.compare.peers", "PEERS"),
             help="onnxruntime, openvino, pytorch, pytorch-compiled or untuned. May be given several times.",
         ),
     ] = None,
-    blocks: Annotated[int, typer.Option(min=1, help="The number of turns of each runtime.")] = 20,
-    block_seconds: Annotated[float, typer.Option(min=0.01, help="The approximate length of a turn in seconds.")] = 0.5,
+    blocks: Annotated[int, typer.Option(metavar="N", min=1, help="The number of turns of each runtime.")] = 20,
+    block_seconds: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.01, help="The approximate length of a turn in seconds.")
+    ] = 0.5,
     target: Annotated[
         str,
         typer.Option(
+            metavar="TARGET",
             help="The target of the untuned build: 'native' or 'llvm:MCPU'. With native:cold the caches are emptied "
-            "before each run of every runtime, as for a network that rarely runs."
+            "before each run of every runtime, as for a network that rarely runs.",
         ),
     ] = "native",
-    seed: Annotated[int, typer.Option(min=0, help="The seed of the random inputs.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of the random inputs.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Compare the executable in OUT with other runtimes, by turns, each in a process of its own."""
     check_target(target)
+    from tilewright.compare.peers import PEERS
+
+    _check_peers(against or (), PEERS)
     check_machine()
     with scratch() as folder:
         place = out
@@ -158,13 +166,24 @@ def _list_buckets(out: Path) -> list[str]:
     """The shapes of each bucket of an executable, for people; an empty text for an executable with a single one."""
     from tilewright.executable.manifest import read_manifest
 
-    try:
-        buckets = read_manifest(out).get("buckets")
-    except OutputError:  # raised again where the executable is timed, after the names of peers were checked
-        return [""]
+    buckets = read_manifest(out).get("buckets")
     if not buckets:
         return [""]
     return [" ".join(f"{e['name']}={','.join(map(str, e['shape']))}" for e in bucket["inputs"]) for bucket in buckets]
+
+
+def _check_peers(against: Sequence[str], peers: Collection[str]) -> None:
+    """Refuse a name that is no peer's.
+
+    Raises:
+        TilewrightError: there is no such peer.
+    """
+    for name in against:
+        if name not in peers:
+            raise TilewrightError(
+                f"an executable is compared with one of {', '.join(peers)}, but this is {name!r}"
+                f"{did_you_mean(name, peers) or '; correct --against'}"
+            )
 
 
 def raced(
@@ -198,12 +217,7 @@ def raced(
 
     peers = factories.PEERS if peers is None else peers
     names = list(dict.fromkeys(against))
-    unknown = [name for name in names if name not in peers]
-    if unknown:
-        raise TilewrightError(
-            f"an executable is compared with one of {', '.join(peers)}, but this is {unknown[0]!r}"
-            f"{did_you_mean(unknown[0], peers) or '; correct --against'}"
-        )
+    _check_peers(names, peers)
     verify(out)
     from tilewright.measure.peers import Entrant, race
     from tilewright.tvm_compat import wanted_threads

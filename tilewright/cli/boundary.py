@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NoReturn, ParamSpec, cast
 
@@ -26,7 +27,7 @@ from tilewright.jsonable import Json
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
 
-__all__ = ["command", "guard", "write_json"]
+__all__ = ["command", "configuration", "guard", "unconfigured", "write_json"]
 
 P = ParamSpec("P")
 
@@ -38,6 +39,8 @@ _NO_MEMORY = ("bad_alloc", os.strerror(errno.ENOMEM), "failed to map segment", "
 
 #: The file of every executable that is JSON, like a report.
 _MANIFEST = "manifest.json"
+#: Of the command that runs; None: a program calls it.
+_configuration: ContextVar[Config | None] = ContextVar("configuration", default=None)
 #: The files of ``--json`` that the command has written.
 _reported: list[Path] = []
 
@@ -47,10 +50,23 @@ def command(function: Callable[P, None]) -> Callable[P, None]:
 
     These are ``--quiet`` and ``--verbose``. Values of the configuration that a flag excludes become None.
     """
+    return _make_command(function, configured=True)
 
+
+def unconfigured(function: Callable[P, None]) -> Callable[P, None]:
+    """Make a command as :func:`command` does, which goes on if the :func:`configuration` is broken."""
+    return _make_command(function, configured=False)
+
+
+def configuration() -> Config | None:
+    """The configuration of the command that runs; None: a program calls it, and there is none."""
+    return _configuration.get()
+
+
+def _make_command(function: Callable[P, None], *, configured: bool) -> Callable[P, None]:
     @functools.wraps(function)
     def settled(*args: P.args, **kwargs: P.kwargs) -> None:
-        with speaking(_settle(kwargs)):
+        with speaking(_settle(kwargs, configured)):
             function(*args, **kwargs)
 
     return _with_options_of_all(guard(settled))
@@ -120,16 +136,20 @@ def _with_options_of_all(function: Callable[P, None]) -> Callable[P, None]:
     return function
 
 
-def _settle(given: dict[str, object]) -> Verbosity:
+def _settle(given: dict[str, object], configured: bool) -> Verbosity:
     """Take from a command's arguments what each command has, and those of the configuration that do not count.
 
     Raises:
-        TilewrightError: the command is to be quiet and verbose.
+        TilewrightError: the command is to be quiet and verbose, or is ``configured`` by a broken file.
     """
     quiet, verbose = bool(given.pop("quiet", False)), bool(given.pop("verbose", False))
     context = cast("typer.Context | None", given.pop("context", None))
+    config = None if context is None else context.find_root().obj
+    _configuration.set(config if isinstance(config, Config) else None)
     if context is None:  # called by a program, not by the command line
         return Verbosity.of(quiet, verbose)
+    if configured and isinstance(config, Config) and config.problem is not None:
+        raise config.problem
     dropped = set(overridden(context))
     given.update(dict.fromkeys(dropped.intersection(given)))
     root = context.find_root()

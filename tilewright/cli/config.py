@@ -74,18 +74,21 @@ class Config:
         path: of the file; None: there is none.
         values: of the parameters of each command, as ``default_map`` of a context takes them.
         lines: each value that it gives, as ``tune: budget = '10m'``.
+        problem: why the file does not count; None: it does. Commands that need no configuration go on.
     """
 
     path: Path | None
     values: dict[str, object]
     lines: tuple[str, ...]
+    problem: TilewrightError | None = None
 
 
 def find_config(folder: Path) -> Path | None:
     """The file of the configuration for commands in a folder; None if there is none.
 
     It is looked for in the folder and, within a repository of Git, in the folders above up to the repository's root.
-    Elsewhere other people may have put a file above. ``tilewright.toml`` comes before ``pyproject.toml``.
+    Elsewhere other people may have put a file above. ``tilewright.toml`` comes before ``pyproject.toml``. A damaged
+    ``pyproject.toml`` in which the word tilewright does not occur has no configuration for it, and is passed over.
 
     Raises:
         TilewrightError: a ``pyproject.toml`` cannot be read, or its ``tool.tilewright`` is no table.
@@ -260,10 +263,17 @@ def _kind_of(hint: type) -> tuple[type, bool]:
 
 def _table_of(path: Path) -> dict[str, object] | None:
     """The table of a file: all of it, or ``[tool.tilewright]`` of a project's; None if that is not there."""
+    content = b""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        table = tomllib.loads(content.decode("utf-8"))
     except (OSError, ValueError) as error:
-        raise TilewrightError(f"a configuration is a TOML file, but {path} cannot be read: {error}") from error
+        if content and path.name == "pyproject.toml" and b"tilewright" not in content:
+            return None
+        raise TilewrightError(
+            f"a configuration is a TOML file, but {path} cannot be read: {_describe(error)}; correct it, or give "
+            "'tilewright' --config /dev/null before the command"
+        ) from error
     if path.name != "pyproject.toml":
         return table
     tool = table.get("tool")
@@ -271,3 +281,11 @@ def _table_of(path: Path) -> dict[str, object] | None:
     if found is not None and not isinstance(found, dict):
         raise TilewrightError(f"'tilewright' is a table in {path}, but this is {found!r}; write [tool.tilewright]")
     return found
+
+
+def _describe(error: OSError | ValueError) -> str:
+    """What is wrong with a file, and in which line."""
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object[: error.start].count(b"\n") + 1
+        return f"byte 0x{error.object[error.start]:02x} is no UTF-8 (at line {line})"
+    return str(getattr(error, "strerror", None) or error)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.completing import complete_from
 from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import DataOption, ProgramsTargetOption, programs_of
 from tilewright.cli.text import table
@@ -44,12 +45,17 @@ class _Mean(TypedDict):
     high: float
 
 
-@app.command("train")
+@app.command("train", short_help="Fit a cost model to measured programs.")
 @command
 def train(
     out: Annotated[Path, typer.Option(metavar="MODEL.npz", help="Where to write the model.")],
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="xgb_rank, xgb_reg, xgb_ensemble, mlp, gcn or gcn_attention.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_from("tilewright.cost.models", "MODELS"),
+            help="xgb_rank, xgb_reg, xgb_ensemble, mlp, gcn or gcn_attention.",
+        ),
     ] = "xgb_rank",
     records: RecordsOption = None,
     data: DataOption = None,
@@ -61,7 +67,7 @@ def train(
             help="Do not train on tasks with TEXT in their name or in a network's name, and judge the model by these.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of all random numbers.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Fit a cost model to the programs of --data, or of --records, and write it to MODEL.npz."""
@@ -103,7 +109,7 @@ def train(
     )
 
 
-@app.command("eval")
+@app.command("eval", short_help="Judge how well a cost model ranks measured programs.")
 @command
 def evaluate(
     file: Annotated[Path, typer.Argument(metavar="MODEL.npz", help="A file of 'tilewright cost train'.")],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import typer
 
 from tilewright.available_memory import available_memory
-from tilewright.cli.boundary import command, write_json
+from tilewright.cli.boundary import configuration, unconfigured, write_json
 from tilewright.cli.options import JsonOption, RecordsOption, check_machine, records_place
 from tilewright.errors import TilewrightError
 from tilewright.names import printable
@@ -34,6 +34,9 @@ State: TypeAlias = Literal["ok", "missing", "bad"]
 _PACKAGES = {
     "openvino": ("bench --against openvino", "peers"),
     "torch": ("torch.compile(backend='tilewright'), .pt2 files, bench --against pytorch", "torch"),
+    "torch_geometric": ("cost train --model gcn, the graph networks among cost models", "torch"),
+    "pyarrow": ("records export --programs, cost train --data", "parquet"),
+    "uvicorn": ("tune --live and dashboard, pages in a browser", "live"),
     "psycopg": ("records in PostgreSQL", "postgresql"),
     "ray": ("tune --fleet, on many machines", "fleet"),
     "ziglang": ("build for another processor, without a cross compiler of the system", "cross"),
@@ -60,7 +63,7 @@ class Finding:
     remedy: str = ""
 
 
-@command
+@unconfigured
 def doctor(records: RecordsOption = None, json_file: JsonOption = None) -> None:
     """Say what this machine has, what is missing, and what that costs."""
     findings = list(_examine(records))
@@ -83,6 +86,7 @@ def _examine(records: str | None) -> Iterator[Finding]:
     yield from _examine_memory()
     yield _examine_compiler()
     yield from _examine_packages()
+    yield from _examine_configuration()
     yield _examine_records(records)
     yield from _examine_folders()
 
@@ -151,6 +155,17 @@ def _examine_packages() -> Iterator[Finding]:
             yield Finding(package, "missing", "not installed", remedy)
         else:
             yield Finding(package, "ok", importlib.metadata.version(package.replace("_", "-")))
+
+
+def _examine_configuration() -> Iterator[Finding]:
+    """The file of the configuration, if there is one."""
+    config = configuration()
+    if config is None:
+        return
+    if config.problem is not None:
+        yield Finding("configuration", "bad", "it cannot be used", str(config.problem))
+    elif config.path is not None:
+        yield Finding("configuration", "ok", str(config.path))
 
 
 def _examine_records(where: str | None) -> Finding:

@@ -30,10 +30,14 @@ def export(
     ],
     name: Annotated[
         str | None,
-        typer.Option(help="The name of the library and the beginning of its functions; by default the network's name."),
+        typer.Option(
+            metavar="NAME",
+            help="The name of the library and the beginning of its functions; by default the network's name.",
+        ),
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="Where the weights are: 'inside' of the library, or in a 'file' beside it.")
+        str,
+        typer.Option(metavar="PLACE", help="Where the weights are: 'inside' of the library, or in a 'file' beside it."),
     ] = "inside",
     onnxruntime: Annotated[
         Path | None,

@@ -116,6 +116,8 @@ def _tell(where: str, merged: Merged, stopped: str = "") -> None:
         text += f"; {merged.left_out} of other targets"
     if merged.tasks:
         text += f"; {counted(merged.tasks, 'new task')}"
+    if merged.runs:
+        text += f"; {counted(merged.runs, 'new run')}"
     if stopped:
         print(f"{text}; {stopped}", file=sys.stderr)
     else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from tilewright.cli.completing import complete_from
 from tilewright.errors import ModelFormatError, OutputError, RecordsError, TargetError
 from tilewright.frontend.file_kinds import check_kind, is_program
 from tilewright.frontend.shapes import ShapeRequest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tilewright.frontend.onnx.reading import OnnxReading
 
 __all__ = [
+    "TARGETS",
     "JsonOption",
     "ModelArgument",
     "RecordsOption",
@@ -42,13 +44,18 @@ __all__ = [
 _COMPILER_ADDRESSES, _COMPILER_MEMORY = 2750 << 20, 512 << 20
 
 #: The targets that have a name of their own.
-_TARGETS = ("native", "native:streamed", "native:cold", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+TARGETS = ("native", "native:streamed", "native:cold", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 
 ModelArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
 ]
 TargetOption: TypeAlias = Annotated[
-    str, typer.Option(help="'native' (native:streamed, native:cold), 'llvm:MCPU' or 'llvm:MCPU:TRIPLE'.")
+    str,
+    typer.Option(
+        metavar="TARGET",
+        autocompletion=complete_from("tilewright.cli.options", "TARGETS"),
+        help="'native' (native:streamed, native:cold), 'llvm:MCPU' or 'llvm:MCPU:TRIPLE'.",
+    ),
 ]
 RecordsOption: TypeAlias = Annotated[
     str | None,
@@ -73,7 +80,7 @@ def check_target(text: str) -> None:
     if not re.fullmatch(r"native(:streamed|:cold)?|llvm:\S+|x86-64(-v[234])?", text):
         raise TargetError(
             f"a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is {text!r}"
-            + (did_you_mean(text, _TARGETS) or "; leave --target out to tune for this machine")
+            + (did_you_mean(text, TARGETS) or "; leave --target out to tune for this machine")
         )
 
 

@@ -1,84 +1,206 @@
-"""The option of ``tilewright tune`` that keeps weights in bfloat16."""
+"""The options of ``tilewright tune`` that keep weights in bfloat16."""
 
 from __future__ import annotations
 
+import math
 import tempfile
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from tilewright.cli.completing import complete_from
+from tilewright.cli.options import records_place
 from tilewright.cli.tuning import TuneOptions
 from tilewright.cli.verbosity import remark
 from tilewright.errors import ModelFormatError, TilewrightError
 from tilewright.frontend.file_kinds import is_program
-from tilewright.wording import did_you_mean
+from tilewright.wording import counted, did_you_mean
 
-__all__ = ["PrecisionOption", "check_precision", "round_model"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tilewright.quantising.choosing import Chosen
+    from tilewright.quantising.rounding import Matrix
+    from tilewright.tuning.precision import ProductTimes
+    from tilewright.tuning.report import PrecisionReport
+
+__all__ = ["PRECISIONS", "MaxErrorOption", "PrecisionOption", "check_precision", "prepare_precision"]
 
 PrecisionOption: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="NAME",
+        autocompletion=complete_from("tilewright.cli.precision", "PRECISIONS"),
         help="float32, or bf16: weights that are read from memory for few rows are rounded to bfloat16, which halves "
-        "their bytes. Arithmetic stays float32.",
+        "their bytes. Arithmetic stays float32. auto: those that this makes faster, within --max-error.",
     ),
 ]
-_PRECISIONS = ("float32", "bf16")
+MaxErrorOption: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="ERROR",
+        help="With --precision auto: the largest error of an output against float64, relative to the output's largest "
+        "number. By default 0.01.",
+    ),
+]
+PRECISIONS = ("float32", "bf16", "auto")
+#: ``--max-error`` where it is not given.
+_MAX_ERROR = 1e-2
+#: The share of the budget, and the seconds, that measuring may take at most. (Choices.)
+_SHARE, _MOST_SECONDS = 0.2, 40.0
 
 
-def check_precision(name: str, *, alone: bool) -> None:
-    """Refuse a name that is no precision, or bf16 where it is not supported.
+def check_precision(name: str, max_error: float | None, *, alone: bool) -> None:
+    """Refuse a name that is no precision, another one than float32 where it is not supported, and impossible errors.
 
     Args:
         name: as the command was given it.
+        max_error: likewise; None: it was not given.
         alone: whether one model is tuned on this machine.
 
     Raises:
         TilewrightError: so it is.
     """
-    if name not in _PRECISIONS:
+    if name not in PRECISIONS:
         raise TilewrightError(
-            f"--precision is {' or '.join(_PRECISIONS)}, but this is {name!r}"
-            + (did_you_mean(name, _PRECISIONS) or "; leave it out for float32")
+            f"--precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, but this is {name!r}"
+            + (did_you_mean(name, PRECISIONS) or "; leave it out for float32")
         )
     if name != "float32" and not alone:
         raise TilewrightError(
-            "--precision bf16 is for one model that is tuned on this machine, but there are several, or a fleet; "
+            f"--precision {name} is for one model that is tuned on this machine, but there are several, or a fleet; "
             "leave it out"
+        )
+    if max_error is None:
+        return
+    if name != "auto":
+        raise TilewrightError(
+            f"--max-error limits what --precision auto chooses, but the precision is {name}; add --precision auto, or "
+            "leave --max-error out"
+        )
+    if not 0 < max_error < 1:
+        raise TilewrightError(
+            f"--max-error is a share of an output's largest number, above 0 and below 1, but this is {max_error:g}; "
+            "try 0.01"
         )
 
 
-def round_model(options: TuneOptions, stack: ExitStack) -> TuneOptions:
-    """The options for a copy of the model whose weights are rounded, with a note about what that costs.
+def prepare_precision(options: TuneOptions, stack: ExitStack) -> TuneOptions:
+    """The options for a copy of the model whose weights are rounded, with notes about what that costs.
 
     Raises:
         ModelFormatError: the model is no ONNX file.
         TilewrightError: the model cannot be rounded.
     """
-    if options.precision == "float32":
+    name = options.precision
+    if name == "float32":
         return options
     if is_program(options.model):
         raise ModelFormatError(
-            f"--precision bf16 takes an ONNX file, but {options.model} is another; leave it out, or export the model"
+            f"--precision {name} takes an ONNX file, but {options.model} is another; leave it out, or export the model"
         )
     if options.request is not None and options.request.values:
-        raise TilewrightError("--precision bf16 and --fix cannot be combined; leave one of them out")
+        raise TilewrightError(f"--precision {name} and --fix cannot be combined; leave one of them out")
     from tilewright.processor import cache_sizes
-    from tilewright.quantising.rounding import round_weights
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-precision-")))
-    cached = cache_sizes()[1]
-    made = folder / options.model.name
+    made, cached = folder / options.model.name, cache_sizes()[1]
+    return _choose(options, made, cached) if name == "auto" else _round(options, made, cached)
+
+
+def _round(options: TuneOptions, made: Path, cached: int) -> TuneOptions:
+    """Round all weights of products of few rows."""
+    from tilewright.quantising.rounding import round_weights
+
     found = round_weights(options.model, made, options.request, cached, options.seed)
     if not found.products:
-        note = (
-            "--precision bf16 changes nothing: no product of few rows reads a matrix of more than the second cache, "
-            f"{cached / 1e6:.3g} MB"
-        )
-        remark(f"note: {note}")
-        return replace(options, notes=(note,))
-    remark(f"precision: {found}")
-    return replace(options, model=made, notes=(str(found),))
+        return _tell(options, [_nothing(options.precision, cached)])
+    return _tell(replace(options, model=made), [str(found)])
+
+
+def _choose(options: TuneOptions, made: Path, cached: int) -> TuneOptions:
+    """Round those weights that bfloat16 makes faster, within the error."""
+    from tilewright.quantising.choosing import list_matrices
+
+    matrices = list_matrices(options.model, options.request, cached)
+    if not matrices:
+        return _tell(options, [_nothing("auto", cached)])
+    from tilewright.tuning.precision import choose_precisions
+
+    most = _MAX_ERROR if options.max_error is None else options.max_error
+    times = _measure(options, matrices)
+    reports, chosen = choose_precisions(times, options.model, made, options.request, most, options.seed)
+    rounded = chosen is not None and bool(chosen.groups)
+    notes = [_describe(report, most) for report in reports]
+    notes.append(_describe_whole(chosen, most))
+    return _tell(replace(options, model=made if rounded else options.model), notes, reports)
+
+
+def _measure(options: TuneOptions, matrices: Sequence[Matrix]) -> list[ProductTimes]:
+    """Measure the products in both precisions, within a share of the budget.
+
+    Raises:
+        TargetError: code for the target does not run here.
+    """
+    from tilewright.measure.pool import LocalPool
+    from tilewright.records.fallback import open_for_tuning
+    from tilewright.target import Target
+    from tilewright.tuning.building import refuse_tuning
+    from tilewright.tuning.precision import measure_products
+
+    seconds = options.budget.seconds
+    until = time.monotonic() + min(_MOST_SECONDS, math.inf if seconds is None else _SHARE * seconds)
+    target = Target.parse(options.target).with_weights(sum(matrix.nbytes for matrix in matrices))
+    refuse_tuning(target)
+    with (
+        open_for_tuning(records_place(options.records), tell=remark) as store,
+        closing(LocalPool(target, on_measurement=lambda measured: store.add([measured]))) as pool,
+    ):
+        return measure_products(matrices, target, pool, store, until)
+
+
+def _tell(options: TuneOptions, notes: Sequence[str], reports: tuple[PrecisionReport, ...] = ()) -> TuneOptions:
+    """Say what was done, and keep it for the report."""
+    from tilewright.tuning.preparation import Preparation
+
+    for note in notes:
+        remark(f"precision: {note}")
+    return replace(options, preparation=Preparation(tuple(notes), reports))
+
+
+def _nothing(name: str, cached: int) -> str:
+    return (
+        f"--precision {name} changes nothing: no product of few rows reads a matrix of more than the second cache, "
+        f"{cached / 1e6:.3g} MB"
+    )
+
+
+def _describe(report: PrecisionReport, most: float) -> str:
+    """What was chosen for products of one form, and why."""
+    what = f"{report.task} ({counted(report.products, 'product')}): weights in {report.chosen}"
+    if report.float32_ms is None or report.bf16_ms is None:
+        return f"{what}, since there was no time to measure both"
+    times = f"{report.bf16_ms:.3g} ms with bf16, {report.float32_ms:.3g} ms with float32"
+    if report.error is None:
+        return f"{what}, since bf16 is not faster: {times}"
+    alone = f"an error of {report.error:.2g} by itself"
+    if report.chosen == "bf16":
+        return f"{what}: {times}, and {alone}"
+    return f"{what}, since the error would exceed {most:g}: {times}, and {alone}"
+
+
+def _describe_whole(chosen: Chosen | None, most: float) -> str:
+    """The error of the network with what was chosen."""
+    if chosen is None:
+        return "all weights stay float32, and no output changes"
+    against = "float64" if chosen.double else "the model in ONNX Runtime"
+    kind = "random sample" if chosen.random else "sample"
+    return (
+        f"the outputs of the network differ from those in {against} by at most {chosen.error:.2g} of their largest "
+        f"number, where {most:g} is allowed and float32 has {chosen.plain:.2g}, on {counted(chosen.samples, kind)}; "
+        "arithmetic is float32"
+    )

@@ -24,7 +24,9 @@ DataOption: TypeAlias = Annotated[
 ]
 ProgramsTargetOption: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="The target of the programs in records: 'native' (the default) or 'llvm:MCPU'."),
+    typer.Option(
+        metavar="TARGET", help="The target of the programs in records: 'native' (the default) or 'llvm:MCPU'."
+    ),
 ]
 
 
@@ -87,8 +89,12 @@ def _why_none(store: SQLStore, machine: Target, tasks: int) -> str:
     )
 
 
-def open_records(where: str | None) -> SQLStore:
+def open_records(where: str | None, *, untouched: bool = False) -> SQLStore:
     """Open the store of records, which must exist.
+
+    Args:
+        where: the file or URL; None: the default one.
+        untouched: whether nothing at all is written into it. Otherwise a file of an older version is migrated.
 
     Raises:
         RecordsError: the file or database does not exist, or cannot be read.
@@ -104,4 +110,4 @@ def open_records(where: str | None) -> SQLStore:
             f"there are no records in {place}: no such file; tune something first, or name another file with --records",
             absent=True,
         )
-    return open_or_read(place)[0]
+    return open_store(place, writable=False) if untouched else open_or_read(place)[0]

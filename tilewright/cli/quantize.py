@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.completing import complete_from
 from tilewright.cli.inputs import ShapeOption, make_shape_request, read_sample
 from tilewright.cli.options import JsonOption, check_model
-from tilewright.cli.text import table
+from tilewright.cli.text import accuracy_table
 from tilewright.cli.verbosity import Verbosity, remark, verbosity
 from tilewright.errors import ModelFormatError, OutputError, TilewrightError
 from tilewright.frontend.file_kinds import is_program
@@ -52,7 +53,12 @@ def quantize(
         bool, typer.Option("--random", help="Calibrate with random numbers: for trials of speed only.")
     ] = False,
     method: Annotated[
-        str, typer.Option(metavar="NAME", help="How ranges are found: minmax, entropy or percentile.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_from("tilewright.quantising.plan", "CALIBRATIONS"),
+            help="How ranges are found: minmax, entropy or percentile.",
+        ),
     ] = "minmax",
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Compute the scales of activations at run time. Needs no samples.")
@@ -72,7 +78,7 @@ def quantize(
         ),
     ] = None,
     shape: ShapeOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of --random.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of --random.")] = 0,
     json_file: JsonOption = None,
 ) -> None:
     """Quantise MODEL with ONNX Runtime's quantiser, and compare its outputs with those in floating point."""
@@ -106,7 +112,7 @@ def quantize(
         print(out)
         return
     _tell(found, random)
-    print(f"{out}; tune it with: tilewright tune {quote(str(out))}")
+    print(f"{out}; tune it with: tilewright tune {quote(str(out))} --reference {quote(str(model))}")
 
 
 def _check_out(out: Path, model: Path) -> None:
@@ -141,8 +147,7 @@ def _tell(found: Quantised, random: bool) -> None:
     if not found.judged:
         remark("note: outputs were not compared with those in floating point; give samples with --calibrate for that")
         return
-    rows = [[o.name, f"{o.cosine:.6f}", f"{o.largest_relative_error:.2g}"] for o in found.outputs]
-    print(table(["output", "cosine", "largest relative error"], rows))
+    print(accuracy_table(found.outputs))
     samples = f"{counted(found.judged, 'sample')}" + (" held out" if found.held_out and found.calibrated else "")
     print(f"against the model in floating point, on {samples}; calibrated with {found.calibrated}")
     if not found.held_out:

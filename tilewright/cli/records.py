@@ -14,6 +14,7 @@ from tilewright.cli.metaschedule import export_database, import_metaschedule
 from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import ProgramsTargetOption, open_records, recorded_programs
 from tilewright.cli.text import milliseconds, moment, table
+from tilewright.cli.verbosity import remark
 from tilewright.errors import OutputError, TilewrightError
 from tilewright.wording import counted
 
@@ -27,12 +28,12 @@ app = typer.Typer(
 )
 
 
-@app.command("ls")
+@app.command("ls", short_help="List the measured tasks.")
 @command
 def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
     """List the measured tasks: each with its target, its trials, and its best latency."""
     with open_records(records) as store:
-        entries = store.summary()
+        entries, where = store.summary(), store.where
     rows = [
         [
             entry.name or entry.task[:16],
@@ -47,10 +48,12 @@ def ls(records: RecordsOption = None, json_file: JsonOption = None) -> None:
         for entry in entries
     ]
     print(table(["task", "target", "template", "trials", "failed", "best", "GFLOP/s", "last"], rows, left=3))
+    if not entries:
+        remark(f"{where} holds no measurements; `tilewright tune MODEL` adds some")
     write_json(json_file, {"records": [vars(entry) for entry in entries]})
 
 
-@app.command("export")
+@app.command("export", short_help="Write all measurements to files of other formats.")
 @command
 def export(
     records: RecordsOption = None,
@@ -107,10 +110,12 @@ def export(
     write_json(json_file, {"count": count})
 
 
-app.command("import-metaschedule")(import_metaschedule)
-app.command("merge")(merge_records)
-app.command("pull")(pull_records)
-app.command("push")(push_records)
+app.command("import-metaschedule", short_help="Add what MetaSchedule has measured on this machine.")(
+    import_metaschedule
+)
+app.command("merge", short_help="Add the measurements of other stores to the records.")(merge_records)
+app.command("pull", short_help="Add the measurements of a shared store to the records.")(pull_records)
+app.command("push", short_help="Add the measurements of the records to a shared store.")(push_records)
 
 
 def _export_programs(records: str | None, file: Path, target: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""``tilewright report``: one HTML file about an executable's run, or about two of one model."""
+"""``tilewright report``: one HTML file about an executable's run, about two of one model, or about a training."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ PAGE = "report.html"
 def report(
     executables: Annotated[
         list[Path],
-        typer.Argument(metavar="OUT...", help="The directory of an executable; two are compared with each other."),
+        typer.Argument(
+            metavar="OUT...",
+            help="The directory of an executable, or the JSON file of a training; two are compared with each other.",
+        ),
     ],
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The file to write. By default report.html in the executable's directory."),
+        typer.Option(
+            metavar="FILE",
+            help="The file to write. By default report.html in the executable's directory, or beside the JSON file.",
+        ),
     ] = None,
     bench: Annotated[
         list[Path] | None,
@@ -36,6 +42,12 @@ def report(
     benches = bench or []
     if len(executables) > 2:
         raise TilewrightError(f"a page is about one executable, or compares two, but this names {len(executables)}")
+    trainings = [path.is_file() for path in executables]
+    if any(trainings) and (benches or not all(trainings)):
+        raise TilewrightError(
+            "the file of a training is compared with that of another one, without --bench, but this names "
+            f"{'--bench' if benches else 'an executable'}; leave it out"
+        )
     if len(benches) not in (0, len(executables)):
         raise TilewrightError(
             f"--bench is given once for each executable, but there are {counted(len(executables), 'executable')} and "
@@ -44,7 +56,10 @@ def report(
     if len(executables) == 2 and html is None:
         raise TilewrightError("a comparison belongs to neither executable, but --html names no file; name one")
     path = html or executables[0] / PAGE
-    if len(executables) == 1:
+    if any(trainings):
+        path = html or executables[0].with_suffix(".html")
+        size = _write_trainings(executables, path)
+    elif len(executables) == 1:
         size = write_report(executables[0], path, *benches)
     else:
         size = _write_comparison(executables, path, benches)
@@ -86,3 +101,12 @@ def _write_comparison(executables: list[Path], path: Path, benches: list[Path]) 
 
     first, second = (read_run(out, benches[n] if benches else None) for n, out in enumerate(executables))
     return write_page(path, render(comparison_page(first, second)))
+
+
+def _write_trainings(reports: list[Path], path: Path) -> int:
+    from tilewright.report.html import render
+    from tilewright.report.training_comparison import training_comparison
+    from tilewright.report.training_page import read_training, training_page
+
+    first, *others = map(read_training, reports)
+    return write_page(path, render(training_comparison(first, others[0]) if others else training_page(first)))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-__all__ = ["milliseconds", "moment", "plain", "quantity", "styled", "table"]
+if TYPE_CHECKING:
+    from tilewright.difference import OutputAccuracy
+
+__all__ = ["accuracy_table", "milliseconds", "moment", "plain", "quantity", "styled", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -21,6 +24,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
         ).rstrip()
         for line in lines
     )
+
+
+def accuracy_table(outputs: Sequence[OutputAccuracy]) -> str:
+    """How outputs differ from those of another model: a line for each."""
+    rows = [[o.name, f"{o.cosine:.6f}", f"{o.largest_relative_error:.2g}"] for o in outputs]
+    return table(["output", "cosine", "largest relative error"], rows)
 
 
 def plain(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tilewright.cli.boundary import command, write_json
+from tilewright.cli.completing import complete_from
 from tilewright.cli.fleet import Cluster, FleetOption, KindOption, ModelsArgument, check_fleet, tune_several
 from tilewright.cli.inputs import FixOption, SampleOption, ShapeOption, WeightOption, make_shape_request
 from tilewright.cli.options import (
@@ -23,9 +24,10 @@ from tilewright.cli.options import (
     check_out,
     check_target,
 )
-from tilewright.cli.precision import PrecisionOption, check_precision, round_model
+from tilewright.cli.precision import MaxErrorOption, PrecisionOption, check_precision, prepare_precision
+from tilewright.cli.reference import ReferenceOption, check_reference, prepare_reference
 from tilewright.cli.report import PAGE, write_report
-from tilewright.cli.text import milliseconds
+from tilewright.cli.text import accuracy_table, milliseconds
 from tilewright.cli.tuning import GO_ON, MethodNames, TuneOptions, check_sharing, make_display, run_tuning
 from tilewright.cli.verbosity import Verbosity, remark, verbosity
 from tilewright.errors import OutputError, TilewrightError
@@ -68,11 +70,12 @@ def tune(
     trials: Annotated[int | None, typer.Option(metavar="N", help="The most candidates to measure.")] = None,
     target: TargetOption = "native",
     records: RecordsOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="The seed of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="The seed of all random numbers.")] = 0,
     method: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=complete_from("tilewright.methods.registry", "METHODS"),
             help="The method of the search: Tilewright's own (default), or a published system (autotvm, chameleon, "
             "schedule_sharing, gbfs, na2c or graph_cost_model).",
         ),
@@ -80,12 +83,18 @@ def tune(
     searcher: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="The searcher: random, annealing, genetic, ppo, gbfs, na2c or bayesian (the default)."
+            metavar="NAME",
+            autocompletion=complete_from("tilewright.methods.parts", "SEARCHERS"),
+            help="The searcher: random, annealing, genetic, ppo, gbfs, na2c or bayesian (the default).",
         ),
     ] = None,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="The sampler: top (the default), epsilon-greedy, diversity or adaptive."),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_from("tilewright.methods.parts", "SAMPLERS"),
+            help="The sampler: top (the default), epsilon-greedy, diversity or adaptive.",
+        ),
     ] = None,
     cost_model: Annotated[
         str | None,
@@ -99,11 +108,14 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
+            autocompletion=complete_from("tilewright.cli.tuning", "SHARING"),
             help="What similar tasks lend each other: own (clusters of similar programs, the best two configs), "
             "published (cliques of overlapping spaces, the best ten), or none; by default as the method has it.",
         ),
     ] = None,
     precision: PrecisionOption = "float32",
+    max_error: MaxErrorOption = None,
+    reference: ReferenceOption = None,
     shape: ShapeOption = None,
     sample: SampleOption = None,
     fix: FixOption = None,
@@ -134,9 +146,12 @@ def tune(
         page=not no_report,
         live=live,
         precision=precision,
+        max_error=max_error,
     )
     check_target(target)
-    check_precision(precision, alone=len(model) == 1 and not fleet)
+    alone = len(model) == 1 and not fleet
+    check_precision(precision, max_error, alone=alone)
+    check_reference(reference, model[0], alone=alone)
     check_sharing(sharing)
     options = replace(options, request=make_shape_request(shape, sample, fix, weight))
     check_fleet(fleet, kind, model, target)
@@ -147,11 +162,22 @@ def tune(
             )
         tune_several(options, model, out, Cluster(fleet or "", tuple(kind or ())), json_file)
     else:
-        _tune_one(options, Cluster(fleet or "", tuple(kind or ())), json_file, named=out is not None)
+        cluster = Cluster(fleet or "", tuple(kind or ()))
+        _tune_one(options, cluster, json_file, named=out is not None, reference=reference)
 
 
-def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *, named: bool) -> None:
-    """Tune one model on this machine, or on the machines of one kind; ``named``: the user has named ``--out``."""
+def _tune_one(
+    options: TuneOptions, cluster: Cluster, json_file: Path | None, *, named: bool, reference: Path | None = None
+) -> None:
+    """Tune one model on this machine, or on the machines of one kind.
+
+    Args:
+        options: what is asked for.
+        cluster: whose machines measure.
+        json_file: is given the report; None: no file is.
+        named: whether the user has named ``--out``.
+        reference: the model that outputs are compared with besides; None: none.
+    """
     from tilewright.cli import BEGAN
 
     out = options.out
@@ -163,7 +189,8 @@ def _tune_one(options: TuneOptions, cluster: Cluster, json_file: Path | None, *,
     with ExitStack() as ending, ExitStack() as stack:
         stack.enter_context(reserve_out(out))
         stack.enter_context(scratch())
-        options = round_model(options, stack)
+        model = options.model
+        options = prepare_reference(prepare_precision(options, stack), reference, model)
         progress = _serve_page(options) if options.live else None
         try:
             report, told = run_tuning(options, cluster, stack, BEGAN, progress)
@@ -242,6 +269,10 @@ def summary(report: TuneReport, out: Path, told: Sequence[str] = ()) -> str:
         lines.append(f"race against ONNX Runtime on the whole model: {rivals}; kept: {runtime.kept}")
     if report.verdict is not None:
         lines.append(f"outputs: {report.verdict.outcome.value}; {report.verdict.evidence}")
+    if report.reference is not None:
+        found = report.reference
+        samples = counted(found.samples, "random sample" if found.random else "sample")
+        lines.append(f"outputs against {found.model} in ONNX Runtime, on {samples}:\n{accuracy_table(found.outputs)}")
     lines += [f"note: {note}" for note in report.notes if note not in told]
     seconds, wall = report.budget_seconds, report.wall_seconds
     if seconds is not None and wall > _OVER * seconds:

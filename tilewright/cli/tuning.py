@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tilewright.cli.fleet import Cluster
     from tilewright.methods.method import Method
     from tilewright.records.store import Store
+    from tilewright.tuning.preparation import Preparation
     from tilewright.tuning.progress import Progress
     from tilewright.tuning.report import TuneReport
 
@@ -57,8 +58,9 @@ class TuneOptions:
         request: what is asked of the inputs; None: nothing.
         page: whether a page about the run is written.
         live: whether it is served while the run goes on.
-        precision: of weights that are read from memory: ``float32`` or ``bf16``.
-        notes: what was done with the model before, for the report. They were told already.
+        precision: of weights that are read from memory: ``float32``, ``bf16`` or ``auto``.
+        max_error: the largest error that ``auto`` may bring; None: none was given.
+        preparation: what was done with the model before, for the report. Its notes were told already.
     """
 
     model: Path
@@ -73,7 +75,8 @@ class TuneOptions:
     page: bool = True
     live: bool = False
     precision: str = "float32"
-    notes: tuple[str, ...] = ()
+    max_error: float | None = None
+    preparation: Preparation | None = None
 
 
 def check_sharing(name: str | None) -> None:
@@ -117,7 +120,7 @@ def run_tuning(
     where = records_place(options.records) if records is None else None
     reading = stack.enter_context(begin_reading(options.model, options.request))
     if not isinstance(reading, Path):
-        reading.notes = options.notes
+        reading.preparation = options.preparation
     from tilewright.records.fallback import FallbackStore, open_for_tuning
 
     if records is not None:
@@ -154,7 +157,7 @@ def run_tuning(
         go_on = "" if store.kept else f"; {GO_ON}"
         print(f"no executable was written{earlier if there else ''}{go_on}", file=sys.stderr)
         raise
-    return result.report, [*store.notes, *options.notes]
+    return result.report, [*store.notes, *(options.preparation.notes if options.preparation is not None else ())]
 
 
 def make_display(level: Verbosity) -> Progress:

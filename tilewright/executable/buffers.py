@@ -13,7 +13,7 @@ __all__ = ["ALIGNMENT", "Buffer", "place_buffers"]
 ALIGNMENT = 64
 
 
-@dataclass
+@dataclass(eq=False)
 class Buffer:
     """A piece of memory.
 

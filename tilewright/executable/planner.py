@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import numpy as np
 
 from tilewright.executable.buffers import Buffer, place_buffers
+from tilewright.executable.parts import find_part
 from tilewright.executable.plan import ARENA, GIVEN, SEGMENT_SYMBOL, WEIGHTS, Call, Plan, Tensor, count_bytes
 from tilewright.executable.segment import segment_name
 from tilewright.tensor import Array
@@ -106,6 +107,8 @@ class _Planner:
         function = self.functions[name]
         if len(arguments) == len(shapes) == 1 and relax.analysis.has_reshape_pattern(function):
             return _Operand(arguments[0].buffer, *shapes[0])
+        if len(arguments) == len(shapes) == 1 and (part := self.cut(function, arguments[0], *shapes[0])) is not None:
+            return part
         if _joins(name, arguments, shapes):
             return self.join(arguments, *shapes[0])
         outputs = [_Operand(self.allocate(count_bytes(*s), now), *s) for s in shapes]
@@ -132,13 +135,25 @@ class _Planner:
         self.add("", [made, operand])
         return made
 
+    def cut(self, function: tirx.PrimFunc, operand: _Operand, shape: tuple[int, ...], dtype: str) -> _Operand | None:
+        """A part of an operand where it lies; None if the function does more than copy one that can be read there."""
+        size = count_bytes(shape, dtype)
+        place = None if operand.buffer.weight is not None or size == 0 else find_part(function)
+        if place is None:
+            return None
+        offset = place * (size // math.prod(shape))
+        if offset % self.alignment:
+            return None
+        now = len(self.calls)
+        view = Buffer(size, now, now, parent=operand.buffer, offset=offset)
+        self.buffers.append(view)
+        return _Operand(view, shape, dtype)
+
     def join(self, parts: list[_Operand], shape: tuple[int, ...], dtype: str) -> _Operand:
         """A concatenation along the outermost axis. Its parts are computed in its buffer, or copied there."""
         whole = self.allocate(count_bytes(shape, dtype), len(self.calls))
         offset = 0
-        for part in parts:
-            size = count_bytes(part.shape, part.dtype)
-            buffer = part.buffer
+        for part, buffer, size in _merge_parts(parts):
             free = buffer.movable and buffer.parent is None and buffer.weight is None and buffer.bytes == size
             # A kernel needs aligned tensors, since it loads whole vectors.
             if free and offset % self.alignment == 0 and buffer is not whole:
@@ -149,6 +164,38 @@ class _Planner:
                 self.add("", [_Operand(slot, part.shape, dtype), part])
             offset += size
         return _Operand(whole, shape, dtype)
+
+
+def _merge_parts(operands: list[_Operand]) -> list[tuple[_Operand, Buffer, int]]:
+    """The operands of a concatenation, with the buffer and the bytes of each.
+
+    Parts of a buffer that follow each other and are all of it are the buffer:
+
+    concat(x[:2], x[2:], y)  -->  concat(x, y)
+    """
+    merged: list[tuple[_Operand, Buffer, int]] = []
+    place = 0
+    while place < len(operands):
+        whole, filled, end = _find_whole(operands[place])[0], 0, place
+        while end < len(operands) and _find_whole(operands[end]) == (whole, filled):
+            filled += count_bytes(operands[end].shape, operands[end].dtype)
+            end += 1
+        operand = operands[place]
+        if whole is not None and filled == whole.bytes:
+            operand = _Operand(whole, (filled // np.dtype(operand.dtype).itemsize,), operand.dtype)
+        else:
+            end, filled = place + 1, count_bytes(operand.shape, operand.dtype)
+        merged.append((operand, operand.buffer, filled))
+        place = end
+    return merged
+
+
+def _find_whole(operand: _Operand) -> tuple[Buffer | None, int]:
+    """The buffer that an operand is a part of, and where the part begins in bytes; None: it is no part."""
+    buffer = operand.buffer
+    if buffer.bytes != count_bytes(operand.shape, operand.dtype):
+        return buffer, 0  # the first elements
+    return buffer.parent, buffer.offset
 
 
 def _one_tensor(value: _Value) -> _Operand:

@@ -270,6 +270,12 @@ class PlanProgram:
         """The kernels of the plan's calls, in order; empty for a copy."""
         return tuple(call.kernel for call in self._plan.calls)
 
+    @property
+    def touched_bytes(self) -> tuple[int, ...]:
+        """The bytes of the tensors that each call reads or writes, in the order of the calls; each tensor once."""
+        tensors = self._plan.tensors
+        return tuple(sum(tensors[number].bytes for number in set(call.tensors)) for call in self._plan.calls)
+
     def step(self, arrays: Sequence[Array]) -> Iterator[Step]:
         """Run the network on ``arrays`` call by call. No other thread can run it until the last call is over."""
         with self._memory.lock:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tilewright.errors import OutputError
 from tilewright.scratch import claim, explained
 
-__all__ = ["replace_directory", "reserve_out"]
+__all__ = ["holds_executable", "replace_directory", "reserve_out"]
 
 #: The beginnings of the names of an executable's files. A killed process leaves no other files in its directory.
 _FILES = ("kernels.so", "objects.zip", "weights.npz", "manifest.json", "model.", "segment")
@@ -161,3 +161,8 @@ def _exchange(one: Path, other: Path) -> bool:
     except AttributeError:  # not Linux, or a C library without it
         return False
     return int(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)) == 0
+
+
+def holds_executable(folder: Path) -> bool:
+    """Whether there is an executable in a directory."""
+    return os.path.isfile(folder / "manifest.json")

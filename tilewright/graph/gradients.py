@@ -7,6 +7,7 @@ An importer leaves calls of marked functions on plain tensors. Each becomes a ca
     channel_statistics(images)      -->  two sums for each channel
     phases(phase, ...)              -->  images that are put together of the results of a few convolutions
     activation_gradient(dy, data)   -->  an element-wise function in the layout of its operands
+    gelu_in_training(data)          -->  an element-wise function of rows
     layer_norm_gradient(dy, data, mean, inverse, scale)  -->  a function over rows, with the machine's lanes
     norm_sums(dy, data, mean, inverse)                   -->  two sums over all tokens
     log_sum_exp(scores), row_moments(data)               -->  functions over rows
@@ -23,8 +24,15 @@ from tilewright.graph.channels import padded_order
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.token_rows import NARROWEST
 from tilewright.graph.value import Value
+from tilewright.graph.view import View, extent
 from tilewright.ops import winograd
-from tilewright.ops.elementwise.gradients import ACTIVATION_GRADIENT, ActivationGradient, activation_gradient
+from tilewright.ops.elementwise.elementary import gelu_in_training
+from tilewright.ops.elementwise.expression import GELU, apply_formula
+from tilewright.ops.elementwise.gradients import (
+    ACTIVATION_GRADIENT,
+    ActivationGradient,
+    activation_gradient,
+)
 from tilewright.ops.elementwise.phases import PHASES, Phases, interleave, plain_interleave, spread
 from tilewright.ops.mark import take_mark
 from tilewright.ops.pixel_sums import (
@@ -211,6 +219,17 @@ def _serve_activation(walk: Rewriter, detail: str, operands: list[Value]) -> Val
     return Value(shape, packed=result, block=first.block, order=first.order, fused=first.fused)
 
 
+def _serve_gelu(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+    """The activation in the order of its data, in rows, so that a product before it may compute it."""
+    value = operands[0]
+    view = walk.make_whole_view(value)
+    *rows, columns = [dim for dim in view.base if extent(dim) > 1] or list(view.base)
+    view = View((tuple(atom for dim in rows for atom in dim), columns), view.dims)
+    function = apply_formula(gelu_in_training, view.base_shape, GELU)
+    result = walk.call(function, [walk.reshape(value.base, view.base_shape)], view.base_shape, GELU)
+    return Value(value.shape, base=result, view=view, fresh=value.fresh)
+
+
 def _layout(walk: Rewriter, value: Value, channels: int, groups: int = 1) -> _Layout:
     """The block and the order in which a sum over pixels reads a tensor, which are its own if possible.
 
@@ -282,6 +301,7 @@ _TABLE: dict[str, _Handler] = {
     STATISTICS: _serve_statistics,
     PHASES: _serve_phases,
     ACTIVATION_GRADIENT: _serve_activation,
+    GELU: _serve_gelu,
     LAYER_NORM_GRADIENT: _serve_layer_norm,
     NORM_SUMS: _serve_norm_sums,
     LOG_SUM_EXP: _serve_log_sum_exp,

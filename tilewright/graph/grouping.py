@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tilewright.graph.chains import LONGEST_CHAIN, OPAQUE, cut_chains
 from tilewright.graph.legalizing import LEGALIZED
 from tilewright.ops.elementwise.lookup import LOOKUP
-from tilewright.ops.function import ELEMENTWISE
+from tilewright.ops.function import ELEMENTWISE, INJECTIVE
 from tilewright.target import Target
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def group(module: IRModule) -> IRModule:
         relax.transform.AnnotateTIROpPattern(),
         tvm.transform.module_pass(_concatenations_apart, opt_level=0),
         tvm.transform.module_pass(_lookups_elementwise, opt_level=0),
+        tvm.transform.module_pass(_slices_injective, opt_level=0),
         tvm.transform.module_pass(_cut_chains, opt_level=0),
         relax.transform.FuseOps(),
     ]
@@ -73,6 +74,17 @@ def _lookups_elementwise(module: IRModule, _: object) -> IRModule:
     for var, function in module.functions_items():
         if function.attrs is not None and LOOKUP in function.attrs:
             module.update_func(var, function.without_attr(LOOKUP).with_attr("op_pattern", ELEMENTWISE))
+    return module
+
+
+def _slices_injective(module: IRModule, _: object) -> IRModule:
+    """Let slices move elements. TVM takes one from the start for element-wise, and would fuse it into a contraction.
+
+    No template of contractions leaves out a part of the result.
+    """
+    for var, function in module.functions_items():
+        if var.name_hint.startswith("strided_slice"):
+            module.update_func(var, function.with_attr("op_pattern", INJECTIVE))
     return module
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tilewright.graph.channels import permuted
 from tilewright.graph.gradients import sum_channels
 from tilewright.graph.idioms import Idiom
+from tilewright.graph.parts import strided_slice
 from tilewright.graph.pixel_convolutions import conv2d
 from tilewright.graph.tokens import BINARY, UNARY, emit_elementary, find_formula
 from tilewright.graph.value import Value, shape_of
@@ -66,7 +67,7 @@ def binary(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     shape = shape_of(call)
     whole = (a for a in args if isinstance(a, Value) and a.packed is not None and a.shape == shape)
     first = min(whole, key=lambda a: not a.fused, default=None)
-    if first is None or len(shape) != 4:
+    if first is None or len(shape) != 4 or _are_tokens(args, shape):
         return None
     # A gap holds a finite number, which stays finite when it is divided by a constant.
     if spoils_gaps(call, first) and isinstance(args[1], Value):
@@ -85,6 +86,16 @@ def binary(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         else:
             return None
     return emit_blocked(walk, first, call, operands)
+
+
+def _are_tokens(args: list[Value | relax.Expr], shape: tuple[int, ...]) -> bool:
+    """Whether a product of tokens is an operand, and all images have their channels last as the tokens do.
+
+    The operator is then fused into that product.
+    """
+    whole = [a for a in args if isinstance(a, Value) and a.recipe is None and a.shape == shape]
+    last = all(a.based_last or (a.channels_last and a.order is None) for a in whole)
+    return last and any(a.fresh and a.packed is None for a in whole)
 
 
 def power(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
@@ -187,9 +198,11 @@ def mean(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     from tvm import relax
 
     axes = sorted(int(a) % 4 for a in call.attrs.axis or ())
-    if args[0].packed is None or len(args[0].shape) != 4 or axes != [2, 3] or not call.attrs.keepdims:
-        return None
     value = args[0]
+    if value.packed is None and value.based_last:
+        walk.pack(value, value.channels)
+    if value.packed is None or len(value.shape) != 4 or axes != [2, 3] or not call.attrs.keepdims:
+        return None
     # The axes of the call may be counted from the end, where a blocked operand has one axis more.
     result = walk.emit(relax.op.mean(value.packed, axes, keepdims=True))
     return Value(shape_of(call), packed=result, block=value.block, order=value.order, fused=value.fused)
@@ -217,6 +230,28 @@ def concat(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     return Value(shape_of(call), packed=result, block=block, order=None if natural else tuple(order))
 
 
+def resize(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
+    """A blocked operand with more or fewer pixels."""
+    from tvm import relax
+
+    value, attrs = args[0], call.attrs
+    if value.packed is None or len(value.shape) != 4 or str(attrs.layout) != "NCHW" or str(call.ty.dtype) != "float32":
+        return None
+    result = relax.op.image.resize2d(
+        value.packed,
+        call.args[1],
+        [float(number) for number in attrs.roi],
+        f"NCHW{value.block}c",
+        str(attrs.method),
+        str(attrs.coordinate_transformation_mode),
+        str(attrs.rounding_method),
+        float(attrs.cubic_alpha),
+        int(attrs.cubic_exclude),
+        float(attrs.extrapolation_value),
+    )
+    return Value(shape_of(call), packed=walk.emit(result), block=value.block, order=value.order)
+
+
 def emit_blocked(walk: Rewriter, value: Value, call: relax.Call, arguments: list[relax.Expr]) -> Value:
     """Emit the operator of ``call`` on blocked ``arguments``. The result has the blocks and the order of ``value``."""
     from tvm import relax
@@ -234,6 +269,8 @@ _TABLE: dict[str, _Handler] = {
     "mean": mean,
     "sum": sum_channels,
     "concat": concat,
+    "image.resize2d": resize,
+    "strided_slice": strided_slice,
     "power": power,
     "reshape": shuffle,
     "permute_dims": shuffle,

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from tilewright.frontend.network import Network
 from tilewright.graph.again import count_uses
 from tilewright.graph.convolution import Convolution
+from tilewright.graph.layouts import find_last
 from tilewright.graph.rewriter import Rewriter
+from tilewright.graph.tokens import BINARY, UNARY
 from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
 from tilewright.ops.contraction.expression import Product
@@ -74,6 +76,8 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = Rewriter(target.lanes, builder, uses=count_uses(main) if network.varying else Counter())
     walk.arrays, walk.cached = network.weights, target.l2
+    if not network.varying:
+        walk.last = find_last(main, UNARY | BINARY)
     count = len(network.parameters)
     for param, spec in zip(main.params[:count], network.parameters, strict=True):
         var = relax.Var(param.name, relax.TensorType(spec.shape, spec.dtype))

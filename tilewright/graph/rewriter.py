@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from tilewright.graph import attending, gradients, packing, pixels, pooling, quantised, recurrent, tokens
+from tilewright.graph import attending, gradients, nibbles, packing, pixels, pooling, quantised, recurrent, tokens
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import find_idiom
+from tilewright.graph.parts import split
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.graph.weight_moves import move_weight
@@ -63,6 +64,7 @@ class Rewriter:
         arrays: the network's weights by name.
         cached: the bytes of weights that stay in the second cache.
         made: the weights that were computed from them, by the names that are their sources in recipes.
+        last: images that are to have their channels last (:mod:`tilewright.graph.layouts`): variables, and their calls.
     """
 
     lanes: int
@@ -86,6 +88,7 @@ class Rewriter:
     arrays: Mapping[str, Array] = field(default_factory=dict)
     cached: float = math.inf
     made: dict[str, Array] = field(default_factory=dict)
+    last: frozenset[relax.Expr] = frozenset()
 
     # Values and their layouts
 
@@ -117,10 +120,26 @@ class Rewriter:
     def make_view(self, value: Value) -> View:
         """The view of the tensor in ``value.base``. A missing base is made."""
         quantised.settle(self, value)
+        if value.view is None and value.channels_last and len(value.shape) == 4:
+            self.view_last(value)
         if value.view is None:
             value.base = self.unpack(value) if value.recipe is None else self.add_weight(value.recipe)
             value.view = View.of(value.shape)
         return value.view
+
+    def view_last(self, value: Value) -> None:
+        """Make the base of an image with channels last: the image itself, or its channels if gaps follow these."""
+        from tvm import relax
+
+        n, channels, h, w = value.shape
+        natural = tuple(range(channels))
+        if value.places[:channels] != natural:
+            return
+        tensor = value.packed
+        if value.order is not None:
+            tensor = self.emit(relax.op.strided_slice(tensor, [4], [0], [channels], assume_inbound=True))
+        value.base, value.fresh = self.reshape(tensor, (n, h, w, channels)), value.fused and value.order is None
+        value.view = View.of((n, h, w, channels)).permute((0, 3, 1, 2))
 
     def make_whole_view(self, value: Value) -> View:
         """The view of the tensor in a base that holds the tensor's elements and no others."""
@@ -198,7 +217,7 @@ class Rewriter:
             result = self.reblock(self.emit(relax.op.take(last, relax.const(table), axis=4, mode="clip")), block)
         elif (last := self.find_channels_last(value)) is not None:
             result = self.pack(Value(value.shape, packed=last, block=channels), block, order)
-        elif order is None and h * w == 1:  # the elements lie in the same order
+        elif order is None and (h * w == 1 or block == 1):  # the elements lie in the same order
             result = self.reshape(self.make_plain(value), (n, channels // block, h, w, block))
         elif order is not None:
             natural = self.pack(Value.plain(value.shape, self.make_plain(value)), channels)
@@ -213,11 +232,7 @@ class Rewriter:
 
     def find_channels_last(self, value: Value) -> relax.Expr | None:
         """The tensor as one block of all channels, if it lies so in its base; None otherwise."""
-        view = value.view
-        if view is None or value.pending or view.fixed or view.in_order or len(value.shape) != 4:
-            return None
-        batch, channels, rows, cols = ([a for a in dim if a.extent > 1] for dim in view.dims)
-        if [a for a in view.atoms if a.extent > 1] != [*batch, *rows, *cols, *channels]:
+        if not value.based_last:
             return None
         n, count, h, w = value.shape
         return self.reshape(value.base, (n, 1, h, w, count))
@@ -271,16 +286,16 @@ class Rewriter:
         from tvm import ir, relax
 
         if isinstance(expr, relax.TupleGetItem):
-            parts = self.values.get(expr.tuple_value)
-            if isinstance(parts, list):
-                return parts[int(expr.index)]
+            fields = self.values.get(expr.tuple_value)
+            if isinstance(fields, list):
+                return fields[int(expr.index)]
         if not isinstance(expr, relax.Call) or not isinstance(expr.op, ir.Op):
             return self.keep_plain(expr)
         name = expr.op.name.removeprefix("relax.")
         if name == "call_tir":
             served = quantised.serve_call(self, expr) or recurrent.serve(self, expr)
             served = served or gradients.serve(self, expr) or attending.serve(self, expr) or pooling.serve(self, expr)
-            return served or self.keep_plain(expr)
+            return served or nibbles.serve(self, expr) or self.keep_plain(expr)
         operands = list(expr.args)
         if name == "concat" and isinstance(operands[0], relax.Tuple):
             operands = list(operands[0].fields)
@@ -303,7 +318,7 @@ class Rewriter:
         if moved is not None:
             return moved
         if name == "split":
-            return self.split(expr, known[0]) or self.keep_plain(expr)
+            return split(self, expr, known[0]) or self.keep_plain(expr)
         result = None
         blocked_floats = all(value.dtype == "float32" or value.packed is None for value in known)
         # Operators on blocked operands come first. A constant operand has no blocked layout, unless it is one number.
@@ -335,28 +350,6 @@ class Rewriter:
         quantised.settle(self, value)
         name = found.op.name
         return pixels.serve(self, name, found, [value]) or tokens.serve(self, name, found, [value])
-
-    def split(self, call: relax.Call, value: Value) -> list[Value] | None:
-        """The equal parts of a tensor, as views or as weights of their own; None if they cannot be either."""
-        given = call.attrs.indices_or_sections
-        axis = int(call.attrs.axis) % len(value.shape)
-        size = value.shape[axis]
-        if isinstance(given, int) or hasattr(given, "value"):
-            count = int(given)
-        else:
-            bounds = [0, *(int(i) for i in given), size]
-            count = len(bounds) - 1
-            if bounds != [i * size // count for i in range(count + 1)]:
-                return None
-        if size % count:
-            return None
-        if value.recipe is not None:
-            step = size // count
-            return [
-                Value(recipe.shape, recipe=recipe, dtype=value.dtype)
-                for recipe in (value.recipe.slice(axis, i * step, (i + 1) * step) for i in range(count))
-            ]
-        return tokens.split_view(self, value, axis, count)
 
     def keep_plain(self, expr: relax.Expr) -> Value | relax.Expr:
         """The value of an expression that is computed on plain operands."""

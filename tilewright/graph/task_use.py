@@ -13,7 +13,7 @@ from tilewright.task import WEIGHTS, Task
 if TYPE_CHECKING:
     from tvm import relax
     from tvm.ir import Expr
-    from tvm.tirx import Let, PrimFunc
+    from tvm.tirx import Let, PrimFunc, Sub
 
 __all__ = ["TaskUse", "find_weights", "key_of", "make_use", "strip", "task_of"]
 
@@ -122,11 +122,23 @@ def _fixed(tensor: relax.TensorType, function: str) -> list[int]:
 
 
 def _countable(function: PrimFunc) -> PrimFunc:
-    """The function with ``let t = a in b`` --> ``a + b``: TVM counts no ``let``, and the operations of a count once."""
-    from tvm import tirx
+    """The function as TVM counts its operations.
+
+    TVM counts no ``let``, so ``let t = a in b`` --> ``a + b``, which has the operations of a count once. Numbers that
+    are made of bits, as weights of 4 bits are, count nothing: ``reinterpret(bits) * scale - shift`` --> ``scale``.
+    How often a number is made is not what the network computes, but a choice of its program.
+    """
+    from tvm import ir, tirx
     from tvm_ffi import structural_map
 
     def unbound(node: Let) -> Expr:
         return node.value.astype(node.body.ty.dtype) + node.body
 
-    return function.with_body(structural_map(function.body, (tirx.Let, unbound)))
+    def plain(node: Sub) -> Expr:
+        made = node.a.a if isinstance(node.a, tirx.Mul) else None
+        if not isinstance(made, ir.Call) or getattr(made.op, "name", "") != "tirx.reinterpret":
+            return node
+        scale = node.a.b
+        return scale.a if isinstance(scale, tirx.Mul) else scale
+
+    return function.with_body(structural_map(function.body, ((tirx.Let, unbound), (tirx.Sub, plain))))

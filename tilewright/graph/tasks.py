@@ -16,6 +16,7 @@ from tilewright.frontend.network import Network
 from tilewright.graph.alternatives import replace_groups, splice
 from tilewright.graph.attention import AttentionSite, find_attentions
 from tilewright.graph.convolution import Algorithm, Convolution
+from tilewright.graph.excitation import join_excitations
 from tilewright.graph.expansions import Joint, count_joints, join_pairs
 from tilewright.graph.grouping import enter_context, fuse, group
 from tilewright.graph.joining import join_sites, separate_site
@@ -235,6 +236,7 @@ def _list_tasks(
 ) -> Extraction:
     from tvm import relax, tirx
 
+    module, marks = join_excitations(module, marks)
     plan = make_plan(module, len(network.parameters), 4 * target.lanes, network.in_place)
     if plan is not None:
         _check_results(network, plan)

@@ -56,7 +56,7 @@ def _read_weight(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) 
     share.
     """
     n = recipe.shape[-1]
-    if recipe.source not in walk.varying or len(left.shape) > 2 or n % choose_block(walk, n, left.shape[-2]) == 0:
+    if recipe.source not in walk.varying or len(left.shape) > 2 or n % choose_block(walk.lanes, n, left.shape[-2]) == 0:
         return None
     weight = see(walk, recipe)
     return None if weight is None else _multiply_alone(walk, call, left, weight)
@@ -65,7 +65,7 @@ def _read_weight(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) 
 def _sum_over_tokens(walk: Rewriter, left: Value, right: Value) -> Value | None:
     """The product of a transposed matrix and a matrix that both have a row for each token, each read where it lies.
 
-    If only the rows of the left matrix lie in another order, they are brought into order first.
+    Rows of both that lie in the same order are summed in that order. Otherwise they are brought into order first.
 
     None if the left matrix is not transposed, or if vectors do not divide the columns of the right one.
     """
@@ -76,9 +76,23 @@ def _sum_over_tokens(walk: Rewriter, left: Value, right: Value) -> Value | None:
     turned = bool(columns) and view.atoms[-len(columns) :] == columns and not view.fixed
     if not turned or x < walk.lanes // 2 or tokens < FEWEST_TOKENS or left.pending:
         return None
-    sources = [walk.make_plain(left.seen(view.permute((1, 0)))), walk.make_plain(right)]
+    rows = left.seen(view.permute((1, 0)))
+    order = _find_row_order(view.permute((1, 0)))
+    if order is not None and not right.pending and order == _find_row_order(walk.make_view(right)):
+        sources = [walk.reshape(left.base, (tokens, m)), walk.reshape(right.base, (tokens, n))]
+    else:
+        sources = [walk.make_plain(rows), walk.make_plain(right)]
     result = walk.call(pixel_sums.token_product(tokens, m, n, x), sources, (m, n), "token_product")
     return Value.plain((m, n), result)
+
+
+def _find_row_order(view: View) -> list[tuple[int, int]] | None:
+    """The place and the extent of each part of a matrix's rows in its base; None if the columns are not last there."""
+    merged = view.merge()
+    atoms, columns = merged.atoms, [a for a in merged.dims[1] if a.extent > 1]
+    if merged.fixed or not columns or atoms[-len(columns) :] != columns:
+        return None
+    return [(atoms.index(a), a.extent) for a in merged.dims[0] if a.extent > 1]
 
 
 def _reshape(walk: Rewriter, value: Value, shape: tuple[int, ...]) -> Value:
@@ -119,7 +133,7 @@ def _emit_batch(walk: Rewriter, shape: tuple[int, ...], left: Value, right: Valu
     operands = [
         walk.reshape(v.base, tuple(e for e, _ in dims)) for v, dims in ((left, product.left), (right, product.right))
     ]
-    function = contraction.batch_matmul(product, choose_block(walk, n, left.shape[-2]))
+    function = contraction.batch_matmul(product, choose_block(walk.lanes, n, left.shape[-2]))
     result = walk.call(function, operands, product.out_shape, "batch_matmul")
     walk.products[walk.function_of(result)] = product
     for op, scalar in pending:

@@ -28,10 +28,12 @@ __all__ = [
     "NARROWEST",
     "choose_block",
     "dense",
+    "find_rows",
     "layer_norm",
     "masked_softmax",
     "softmax",
     "sum_tokens",
+    "view_rows",
 ]
 
 #: The least share of a vector register that a block of many columns fills without a padded block at the end. With 10 of
@@ -56,8 +58,8 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     depth, n = recipe.shape
     if n < NARROWEST:
         return None
-    view, shape = _find_rows(walk, left)
-    x = choose_block(walk, n, shape[0])
+    view, shape = find_rows(walk, left)
+    x = choose_block(walk.lanes, n, shape[0])
     source = walk.reshape(left.base, shape)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
     packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
@@ -65,7 +67,7 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     packed = packed.halves() if halves else packed
     function = contraction.dense(shape[0], packed.shape, n, halves)
     result = walk.call(function, [source, walk.add_weight(packed)], (shape[0], n), "dense")
-    return Value(shape_of(call), base=result, view=_view_rows(view, depth, n), fresh=True)
+    return Value(shape_of(call), base=result, view=view_rows(view, depth, n), fresh=True)
 
 
 def _are_halves(walk: Rewriter, recipe: Recipe) -> bool:
@@ -80,18 +82,23 @@ def _are_halves(walk: Rewriter, recipe: Recipe) -> bool:
     return source is not None and is_bfloat16(source)
 
 
-def choose_block(walk: Rewriter, n: int, rows: int) -> int:
+def choose_block(lanes: int, n: int, rows: int) -> int:
     """The lanes of a block of ``n`` columns of a product with ``rows`` rows.
 
     Up to a vector register, a block holds all columns. Of more columns it holds their largest divisor that fills at
     least three quarters of a register, or half of one for a single row. Without such a divisor it holds a whole
     register, and the last block is padded, or begins with columns that the block before has, too.
+
+    Args:
+        lanes: the float32 numbers in a vector register.
+        n: columns.
+        rows: of the product.
     """
-    x = walk.channel_block(n)
-    whole = -(-n // walk.lanes) * walk.lanes
+    x = max(d for d in range(1, lanes + 1) if n % d == 0)
+    whole = -(-n // lanes) * lanes
     least = _LEAST_FILLED if rows > 1 else _LEAST_FILLED_BY_ONE
-    wasteful = x < least * walk.lanes and n / whole > x / walk.lanes
-    return walk.lanes if wasteful and n > walk.lanes else x
+    wasteful = x < least * lanes and n / whole > x / lanes
+    return lanes if wasteful and n > lanes else x
 
 
 def softmax(walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = False) -> Value | None:
@@ -172,7 +179,7 @@ def masked_softmax(walk: Rewriter, call: relax.Call, args: list[Value | relax.Ex
     return softmax(walk, soft, [source], safe=True) if isinstance(source, Value) else None
 
 
-def _find_rows(walk: Rewriter, value: Value) -> tuple[View, tuple[int, int]]:
+def find_rows(walk: Rewriter, value: Value) -> tuple[View, tuple[int, int]]:
     """The view of a tensor whose rows are rows of its base, and the base's shape as (rows, columns).
 
     A tensor whose rows do not lie so is materialised.
@@ -187,7 +194,7 @@ def _find_rows(walk: Rewriter, value: Value) -> tuple[View, tuple[int, int]]:
     return view, (math.prod(view.base_shape) // n, n)
 
 
-def _view_rows(view: View, n: int, out: int) -> View:
+def view_rows(view: View, n: int, out: int) -> View:
     """The view of a result that has ``out`` numbers for each row of ``n``, and a matrix as its base."""
     inner = [a for a in view.dims[-1] if a.extent > 1]
     outer = tuple(a for a in view.atoms if a not in inner)
@@ -206,6 +213,6 @@ def _emit_rows(
     n = value.shape[-1]
     if value.dtype != "float32" or n < NARROWEST:
         return None
-    view, shape = _find_rows(walk, value)
+    view, shape = find_rows(walk, value)
     result = walk.call(make(shape), [walk.reshape(value.base, shape), *more], shape, name)
-    return Value(value.shape, base=result, view=_view_rows(view, n, n), fresh=True)
+    return Value(value.shape, base=result, view=view_rows(view, n, n), fresh=True)

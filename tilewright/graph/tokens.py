@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.idioms import SOFTPLUS_THRESHOLD, Formula, Idiom
+from tilewright.graph.parts import whole_slice
 from tilewright.graph.token_products import matmul
 from tilewright.graph.token_rows import layer_norm, masked_softmax, softmax, sum_tokens
 from tilewright.graph.value import Value, shape_of
-from tilewright.graph.view import Atom, View, refine
+from tilewright.graph.view import Atom, View, join_views, refine
 from tilewright.ops import elementwise
 from tilewright.ops.elementwise.elementary import ELEMENTARY
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["BINARY", "UNARY", "emit_elementary", "find_formula", "serve", "split_view"]
+__all__ = ["BINARY", "UNARY", "emit_elementary", "find_formula", "serve"]
 
 UNARY = {"nn.relu", "sigmoid", "tanh", "exp", "sqrt", "rsqrt", "abs", "negative", "clip", "nn.gelu", "nn.silu"}
 UNARY |= {"nn.leakyrelu", "square"} | set(ELEMENTARY)
@@ -98,12 +99,18 @@ def take(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Va
     return value.seen(walk.make_view(value).index(axis, int(position)))
 
 
-def split_view(walk: Rewriter, value: Value, axis: int, count: int) -> list[Value] | None:
-    """Views of ``count`` equal parts of a tensor along ``axis``; None if a part is no view."""
-    shape = value.shape
-    axis %= len(shape)
-    view = walk.make_view(value).reshape((*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]))
-    return None if view is None else [value.seen(view.index(axis, i)) for i in range(count)]
+def join(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """The tensor that all operands of a concatenation are the parts of."""
+    parts = [part for part in args if isinstance(part, Value) and part.recipe is None]
+    if len(parts) < len(args):
+        return None
+    views = [walk.make_view(part) for part in parts]
+    base = parts[0].base
+    if any(part.pending or not part.base.same_as(base) for part in parts):
+        return None
+    axis = call.attrs.axis
+    view = join_views(views, int(axis.value if hasattr(axis, "value") else axis) % len(parts[0].shape))
+    return None if view is None else Value(view.shape, base=base, view=view, dtype=parts[0].dtype)
 
 
 # Element-wise operators
@@ -241,6 +248,8 @@ _TABLE: dict[str, _Handler] = {
     "broadcast_to": broadcast,
     "permute_dims": permute,
     "take": take,
+    "concat": join,
+    "strided_slice": whole_slice,
     "matmul": matmul,
     "nn.softmax": softmax,
     "nn.layer_norm": layer_norm,

@@ -72,6 +72,15 @@ class Value:
         """Whether one block holds all channels."""
         return self.packed is not None and self.block == len(self.places)
 
+    @property
+    def based_last(self) -> bool:
+        """Whether it is an image that lies in ``base`` with its channels last."""
+        view = self.view
+        if view is None or self.pending or view.fixed or view.in_order or len(self.shape) != 4:
+            return False
+        batch, channels, rows, cols = ([a for a in dim if a.extent > 1] for dim in view.dims)
+        return [a for a in view.atoms if a.extent > 1] == [*batch, *rows, *cols, *channels]
+
     @classmethod
     def plain(cls, shape: tuple[int, ...], tensor: relax.Expr, dtype: str = "float32") -> Value:
         """The value of a tensor that exists in its plain layout."""

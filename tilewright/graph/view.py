@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Atom", "View", "refine"]
+__all__ = ["Atom", "View", "join_views", "refine"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +145,36 @@ class View:
 def extent(dim: Iterable[Atom]) -> int:
     """The number of elements that the atoms of a dimension span."""
     return math.prod(a.extent for a in dim)
+
+
+def join_views(views: Sequence[View], axis: int) -> View | None:
+    """The view that views of one base are the parts of.
+
+    ``((h), (), (d))`` at the indices 0, 1, 2 of an atom of extent 3  -->  ``((h), (3), (d))`` for ``axis`` 1
+
+    Args:
+        views: in the order of the parts.
+        axis: the dimension along which they are joined.
+
+    Returns:
+        None if they are not all indices of one atom, each once and in order.
+    """
+    merged = [view.merge() for view in views]
+    first = merged[0]
+    if len(first.fixed) != 1 or first.fixed[0][0].extent != len(views) or first.dims[axis]:
+        return None
+    for index, view in enumerate(merged):
+        if _describe(view) != (*_describe(first)[:3], [index]):
+            return None
+    dims = (*first.dims[:axis], (first.fixed[0][0],), *first.dims[axis + 1 :])
+    return View(first.base, dims)
+
+
+def _describe(view: View) -> tuple[list[int], list[list[int]], list[int], list[int]]:
+    """The extents of the base's atoms, the atoms of each dimension, those that are fixed, and at which index."""
+    atoms = view.atoms
+    dims = [[atoms.index(atom) for atom in dim] for dim in view.dims]
+    return [a.extent for a in atoms], dims, [atoms.index(a) for a, _ in view.fixed], [i for _, i in view.fixed]
 
 
 def refine(first: View, second: View, pairs: Sequence[tuple[int, int]]) -> tuple[View, View] | None:

@@ -23,8 +23,8 @@ class Recipe:
         shape: the array's shape after all ``steps``.
         dtype: the array's dtype.
         steps: the steps in order, each ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))``,
-            ``("slice", (axis, begin, end))`` with or without a step, ``("flip", axes)``, ``("winograd", (m,))`` or
-            ``("halves", ())``.
+            ``("slice", (axis, begin, end))`` with or without a step, ``("flip", axes)``, ``("winograd", (m,))``,
+            ``("halves", ())`` or ``("words", ())``.
     """
 
     source: str
@@ -69,6 +69,11 @@ class Recipe:
         """The upper halves of float32 numbers, which are the bits of bfloat16 numbers, in uint16."""
         return Recipe(self.source, self.shape, "uint16", (*self.steps, ("halves", ())))
 
+    def words(self) -> Recipe:
+        """Bytes as words of 32 bits, each of four bytes along the last axis, of which the first is the lowest."""
+        shape = (*self.shape[:-1], self.shape[-1] // 4)
+        return Recipe(self.source, shape, "uint32", (*self.steps, ("words", ())))
+
     def apply(self, weights: Mapping[str, Array]) -> Array:
         """Make the array, contiguous, from the model's ``weights`` by name."""
         array = weights[self.source]
@@ -84,6 +89,8 @@ class Recipe:
                 array = array[(slice(None),) * axis + (slice(*bounds),)]
             elif kind == "flip":
                 array = np.flip(array, argument)
+            elif kind == "words":
+                array = np.ascontiguousarray(array).view("<u4").astype(np.uint32)
             elif kind == "halves":
                 array = (np.ascontiguousarray(array).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
             else:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from tilewright.errors import SpaceError
 from tilewright.ops.attention import AttentionTemplate
+from tilewright.ops.attention_gradient import AttentionGradientTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
+from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.expansion import ExpansionTemplate
 from tilewright.ops.generic import AutoTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
@@ -35,6 +37,8 @@ TEMPLATES: tuple[Template, ...] = (
     QuadsTemplate(),
     RecurrentTemplate(),
     AttentionTemplate(),
+    AttentionGradientTemplate(),
+    ExcitationTemplate(),
     ExpansionTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),

@@ -13,11 +13,11 @@ from tilewright.space.module import form_errors, task_module
 from tilewright.task import Task
 
 if TYPE_CHECKING:
-    from tvm.ir import IRModule, TensorRegion, Var
-    from tvm.s_tir import Schedule
+    from tvm.ir import Expr, IRModule, TensorRegion, Var
+    from tvm.s_tir import SBlock, Schedule
     from tvm.tirx import PrimFunc, Stmt
 
-__all__ = ["declare", "make_written_function", "read_written", "schedule_statements"]
+__all__ = ["declare", "make_written_function", "read_written", "schedule_statements", "write_after"]
 
 Description = TypeVar("Description")
 
@@ -94,6 +94,31 @@ def schedule_statements(function: PrimFunc, body: Stmt, buffers: Sequence[Var]) 
     return Schedule(
         tvm.ir.IRModule({"main": function.with_body(SBlockRealize([], tirx.const(True, "bool"), root))}), seed=1
     )
+
+
+def write_after(block: SBlock, variables: Sequence[Var], places: Sequence[Expr], sums: Var, number: Expr) -> Stmt:
+    """What a block does at one place, with the sum there in a register.
+
+    Args:
+        block: reads ``sums`` at its own variables, and writes a result.
+        variables: of the block.
+        places: what they are.
+        sums: the buffer of the sums, which is never made.
+        number: the sum at that place.
+    """
+    from tvm.ir import TensorLoad, Var
+    from tvm_ffi import structural_map
+
+    known = dict(zip(variables, places, strict=True))
+
+    def read(node: TensorLoad) -> Expr:
+        return number if node.source.same_as(sums) else node
+
+    def moved(node: Var) -> Expr:
+        return known.get(node, node)
+
+    written: Stmt = structural_map(structural_map(block.body, (Var, moved)), (TensorLoad, read))
+    return written
 
 
 def _bare(function: PrimFunc) -> PrimFunc:

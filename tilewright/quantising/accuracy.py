@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.difference import OutputAccuracy
 from tilewright.quantising.samples import Sample
 from tilewright.tensor import Array
 
 __all__ = ["OutputAccuracy", "compare_outputs", "run_model"]
-
-
-@dataclass(frozen=True)
-class OutputAccuracy:
-    """How an output of the quantised model differs from that of the model in floating point, over all samples.
-
-    Attributes:
-        name: of the output.
-        cosine: of the angle between all numbers of both; NaN if one of them has none, or is not finite, or is 0.
-        largest_relative_error: the largest difference, relative to the largest magnitude in floating point. Of
-            integers: the share that differs.
-    """
-
-    name: str
-    cosine: float
-    largest_relative_error: float
 
 
 def run_model(path: Path, samples: Sequence[Sample]) -> list[list[Array]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -28,10 +29,38 @@ if TYPE_CHECKING:
 
     from tilewright.tensor import Array
 
-__all__ = ["Rounded", "round_array", "round_weights"]
+__all__ = [
+    "Matrix",
+    "Rounded",
+    "find_matrices",
+    "make_samples",
+    "round_array",
+    "round_weights",
+    "write_rounded",
+]
 
-#: How many random samples outputs are compared on, if there are none.
+#: How many random samples outputs are compared on, if there are none. With several buckets, as many in each.
 _SAMPLES = 2
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix of weights that only products of few rows read, in one bucket at least.
+
+    Attributes:
+        name: of the weight.
+        rows: the numbers of rows of these products, each once, in ascending order.
+        depth, outputs: the inputs and the outputs of the products.
+        products: how many products read it.
+        nbytes: in float32.
+    """
+
+    name: str
+    rows: tuple[int, ...]
+    depth: int
+    outputs: int
+    products: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -89,33 +118,78 @@ def round_weights(model: Path, out: Path, shapes: ShapeRequest | None, cached: i
 
 def round_here(path: Path, out: Path, shapes: ShapeRequest | None, cached: int, seed: int) -> Rounded:
     """As :func:`round_weights`, in this process, in which ONNX Runtime may print or crash."""
+    from tilewright.frontend.onnx.file import read_proto
+
+    model = read_proto(path)
+    found = find_matrices(model, shapes, cached)
+    if not found:
+        return Rounded(0, 0)
+    check_encodable(path.absolute(), "a model that ONNX Runtime reads", "rename it, or leave out --precision")
+    write_rounded(model, {matrix.name for matrix in found}, out)
+    samples, random = make_samples(model, shapes, seed)
+    names = [value.name for value in model.graph.output]
+    outputs = compare_outputs(names, run_model(path, samples), run_model(out, samples))
+    products, nbytes = (sum(getattr(matrix, name) for matrix in found) for name in ("products", "nbytes"))
+    return Rounded(products, nbytes, tuple(outputs), len(samples), random)
+
+
+def find_matrices(model: onnx.ModelProto, shapes: ShapeRequest | None, cached: int) -> list[Matrix]:
+    """The matrices of weights that are read from memory for few rows, and that bfloat16 can hold.
+
+    With several buckets, a matrix is one of these if it is in one of them.
+
+    Args:
+        model: the model, with its weights.
+        shapes: what is asked of the inputs.
+        cached: bytes of weights that stay in a cache.
+    """
+    from onnx import numpy_helper
+
+    from tilewright.frontend.onnx.shapes import read_declared
+
+    matrices = _list_matrices(model)
+    rows: dict[str, set[int]] = {}
+    products: Counter[str] = Counter()
+    for bound in bind_shapes(shapes or ShapeRequest(), read_declared(model)):
+        for name, (few, count) in _find_products(model, bound, matrices).items():
+            rows.setdefault(name, set()).update(few)
+            products[name] = max(products[name], count)
+    turned = {node.input[1] for node in _list_products(model) if _flag(node, "transB")}
+    found = []
+    for name, few in rows.items():
+        tensor = matrices[name]
+        nbytes = 4 * math.prod(tensor.dims)
+        if nbytes <= cached or not np.isfinite(round_array(numpy_helper.to_array(tensor))).all():
+            continue
+        depth, outputs = reversed(tensor.dims) if name in turned else tensor.dims
+        found.append(Matrix(name, tuple(sorted(few)), depth, outputs, products[name], nbytes))
+    return found
+
+
+def write_rounded(model: onnx.ModelProto, names: Collection[str], out: Path) -> None:
+    """Write a copy of a model in which the weights ``names`` are rounded to bfloat16."""
+    import onnx
     from onnx import numpy_helper
 
     from tilewright.frontend.onnx.data import save_onnx
-    from tilewright.frontend.onnx.file import read_proto
+
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    for tensor in made.graph.initializer:
+        if tensor.name in names:
+            tensor.CopyFrom(numpy_helper.from_array(round_array(numpy_helper.to_array(tensor)), tensor.name))
+    save_onnx(made, out)
+
+
+def make_samples(model: onnx.ModelProto, shapes: ShapeRequest | None, seed: int) -> tuple[list[Sample], bool]:
+    """The samples that outputs are compared on: given ones, or random ones of each bucket; and whether random."""
     from tilewright.quantising.quantiser import list_model_inputs
 
-    model = read_proto(path)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    found = _find_products(model, shapes)
-    products = nbytes = 0
-    for name, count in found.items():
-        array = numpy_helper.to_array(weights[name])
-        rounded = round_array(array)
-        if array.nbytes <= cached or not np.isfinite(rounded).all():
-            continue
-        products, nbytes = products + count, nbytes + array.nbytes
-        weights[name].CopyFrom(numpy_helper.from_array(rounded, name))
-    if not products:
-        return Rounded(0, 0)
-    check_encodable(path.absolute(), "a model that ONNX Runtime reads", "rename it, or leave out --precision")
-    save_onnx(model, out)
     inputs = list_model_inputs(model)
     given: list[Sample] = take_samples(shapes.samples, inputs) if shapes is not None else []
-    samples = given or draw_samples(inputs, _SAMPLES, shapes, seed)
-    names = [value.name for value in model.graph.output]
-    outputs = compare_outputs(names, run_model(path, samples), run_model(out, samples))
-    return Rounded(products, nbytes, tuple(outputs), len(samples), not given)
+    if given:
+        return given, False
+    return draw_samples(inputs, _SAMPLES, shapes, seed, every=True), True
 
 
 def round_array(array: Array) -> NDArray[np.float32]:
@@ -126,34 +200,43 @@ def round_array(array: Array) -> NDArray[np.float32]:
     return rounded.reshape(array.shape)
 
 
-def _find_products(model: onnx.ModelProto, shapes: ShapeRequest | None) -> dict[str, int]:
-    """The weights that only products of few rows read, and how many of these read each."""
+def _list_matrices(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The weights that are matrices of float32, by name."""
+    import onnx
+
+    tensors = model.graph.initializer
+    return {t.name: t for t in tensors if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) == 2}
+
+
+def _list_products(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    return (node for node in model.graph.node if node.op_type in ("MatMul", "Gemm") and len(node.input) > 1)
+
+
+def _flag(node: onnx.NodeProto, name: str) -> bool:
+    return any(a.name == name and a.i for a in node.attribute)
+
+
+def _find_products(
+    model: onnx.ModelProto, bound: dict[str, tuple[int | None, ...] | None], matrices: Collection[str]
+) -> dict[str, tuple[set[int], int]]:
+    """The matrices that only products of few rows read with inputs of some shapes: their rows, and how many read it."""
     import onnx
 
     from tilewright.frontend.onnx.file import copy_for_inference
-    from tilewright.frontend.onnx.shapes import read_declared, set_shapes
+    from tilewright.frontend.onnx.shapes import set_shapes
     from tilewright.graph.token_rows import MOST_ROWS_OF_HALVES
 
     copy = copy_for_inference(model)
-    bound = bind_shapes(shapes or ShapeRequest(), read_declared(model))[0]
     set_shapes(copy, {n: tuple(int(e or 0) for e in s) for n, s in bound.items() if s is not None and None not in s})
     graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
-    known = {
+    known: dict[str, Sequence[int]] = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.input)
     }
-    matrices = {
-        tensor.name
-        for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2
-    }
     uses = Counter(name for node in model.graph.node for name in node.input if name in matrices)
-    found: Counter[str] = Counter()
-    for node in model.graph.node:
-        if node.op_type not in ("MatMul", "Gemm") or len(node.input) < 2 or node.input[1] not in matrices:
-            continue
-        turned = any(a.name == "transA" and a.i for a in node.attribute)
+    found: dict[str, list[int]] = {}
+    for node in _list_products(model):
         rows = math.prod(known.get(node.input[0], [0])[:-1])
-        if not turned and 0 < rows <= MOST_ROWS_OF_HALVES:
-            found[node.input[1]] += 1
-    return {name: count for name, count in found.items() if count == uses[name]}
+        if node.input[1] in matrices and not _flag(node, "transA") and 0 < rows <= MOST_ROWS_OF_HALVES:
+            found.setdefault(node.input[1], []).append(rows)
+    return {name: (set(rows), len(rows)) for name, rows in found.items() if len(rows) == uses[name]}

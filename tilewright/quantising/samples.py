@@ -119,7 +119,9 @@ def _fits(shape: tuple[int, ...], dims: Sequence[Dimension]) -> bool:
     )
 
 
-def draw_samples(inputs: Sequence[ModelInput], count: int, shapes: ShapeRequest | None, seed: int) -> list[Sample]:
+def draw_samples(
+    inputs: Sequence[ModelInput], count: int, shapes: ShapeRequest | None, seed: int, *, every: bool = False
+) -> list[Sample]:
     """Random samples: standard normal numbers, and integers that are 0 or 1.
 
     Args:
@@ -127,14 +129,15 @@ def draw_samples(inputs: Sequence[ModelInput], count: int, shapes: ShapeRequest 
         count: how many samples.
         shapes: the extents of open dimensions.
         seed: of the numbers.
+        every: whether there are ``count`` samples of each bucket, instead of the first one.
 
     Raises:
         ShapeError: an extent is not known.
     """
-    bound = bind_shapes(shapes or ShapeRequest(), {i.name: i.dimensions for i in inputs})[0]
+    buckets = bind_shapes(shapes or ShapeRequest(), {i.name: i.dimensions for i in inputs})
     rng = np.random.default_rng(seed)
     found: list[Sample] = []
-    for _ in range(count):
+    for bound in [bound for bound in buckets[: None if every else 1] for _ in range(count)]:
         sample: dict[str, Array] = {}
         for wanted in inputs:
             shape = bound[wanted.name]

@@ -16,6 +16,7 @@ from tilewright.records.address import is_url
 from tilewright.records.codec import normalise
 from tilewright.records.journal import Journal, find_journals
 from tilewright.records.memory import MemoryStore
+from tilewright.records.runs import KeepsRuns, RunRecord
 from tilewright.records.store import Query, Store
 from tilewright.task import Task
 
@@ -62,6 +63,7 @@ class FallbackStore:
         self._journal, self._written = journal, 0
         self._measurements: list[Measurement] = []
         self._tasks: dict[str, Task] = {}
+        self._runs: list[RunRecord] = []
         self._next = clock()
         self._cause = ""
         self._late = False
@@ -112,6 +114,12 @@ class FallbackStore:
         self._check_open()
         before = self._tasks.get(task.key)
         self._tasks[task.key] = replace(task, ir=task.ir or (before.ir if before else ""))
+        self._hand_over()
+
+    def add_run(self, run: RunRecord) -> None:
+        """Keep a run: in the other store, or in memory until the other store takes it. Stores may keep none."""
+        self._check_open()
+        self._runs.append(run)
         self._hand_over()
 
     def tasks(self) -> list[Task]:
@@ -167,7 +175,7 @@ class FallbackStore:
     def _hand_over(self) -> None:
         """Hand over what is in memory, unless the other store has just failed."""
         began = self._clock()
-        if began < self._next or not (self._measurements or self._tasks):
+        if began < self._next or not (self._measurements or self._tasks or self._runs):
             return
         try:
             if self._reopen is not None:
@@ -183,6 +191,10 @@ class FallbackStore:
             if self._journal is not None and self._written:
                 self._journal.clear()
                 self._written = 0
+            while self._runs:
+                if isinstance(self._store, KeepsRuns):
+                    self._store.add_run(self._runs[0])
+                del self._runs[0]
         except RecordsError as error:
             self._next = self._clock() + max(_LEAST_PAUSE, _PAUSE * (self._clock() - began))
             self._note_trouble(error)

@@ -10,6 +10,7 @@ from types import TracebackType
 from tilewright.errors import RecordsError
 from tilewright.measure.outcome import Measurement
 from tilewright.records.codec import make_storable, normalise
+from tilewright.records.runs import RunRecord
 from tilewright.records.store import Group, Query, Refused, Summary
 from tilewright.task import Task
 
@@ -17,11 +18,16 @@ __all__ = ["MemoryStore"]
 
 
 class MemoryStore:
-    """A store in the memory of this process. A ``Store``."""
+    """A store in the memory of this process. A ``Store``.
+
+    Attributes:
+        runs: that were added, in order.
+    """
 
     def __init__(self) -> None:
         self._measurements: list[Measurement] = []
         self._tasks: dict[str, Task] = {}
+        self.runs: list[RunRecord] = []
         self._closed = False
 
     def add(self, measurements: Sequence[Measurement]) -> None:
@@ -62,6 +68,16 @@ class MemoryStore:
         before = self._tasks.get(task.key)
         ir = make_storable(task.ir) or (before.ir if before else "")
         self._tasks[task.key] = replace(task, name=make_storable(task.name), flop=float(task.flop), ir=ir)
+
+    def add_run(self, run: RunRecord) -> None:
+        """Keep a run."""
+        self._check_open()
+        self.runs.append(run)
+
+    def read_runs(self) -> Iterator[RunRecord]:
+        """The runs in the order they were added."""
+        self._check_open()
+        return iter(list(self.runs))
 
     def tasks(self) -> list[Task]:
         """The tasks with a known ``ir``, ordered by key."""

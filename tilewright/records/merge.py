@@ -19,6 +19,7 @@ from typing import TypeGuard
 from tilewright.errors import RecordsError, SpaceError
 from tilewright.measure.outcome import Measurement
 from tilewright.records.codec import normalise
+from tilewright.records.runs import ReadsRuns
 from tilewright.records.store import Group, Query, Refused, Store, TolerantStore
 from tilewright.space.recorded import check_recorded
 from tilewright.task import Task
@@ -46,6 +47,7 @@ class Merged:
         refused: the numbers of rows that are no measurement, by reason.
         left_out: the number of measurements of other targets than those wanted.
         tasks: the number of tasks that were described anew, or whose function was not known before.
+        runs: the number of runs that were added.
         refused_tasks: the numbers of tasks, or functions of tasks, that are none, by reason.
     """
 
@@ -55,13 +57,14 @@ class Merged:
     refused: Counter[str] = field(default_factory=Counter)
     left_out: int = 0
     tasks: int = 0
+    runs: int = 0
     refused_tasks: Counter[str] = field(default_factory=Counter)
 
 
 def merge(
     source: Store, destination: Store, targets: Collection[str] | None = None, merged: Merged | None = None
 ) -> Merged:
-    """Add the measurements of ``source`` to ``destination``, and describe their tasks.
+    """Add the measurements and the runs of ``source`` to ``destination``, and describe the tasks.
 
     Nothing in ``destination`` is changed, except that a task without a function gets one. A thousand measurements are
     added at a time, and few more are in memory; of the group of one task, target and template that is read, 16 bytes
@@ -91,6 +94,8 @@ def merge(
         while batch := list(islice(new, _BATCH)):
             destination.add(batch)
             merged.new += len(batch)
+    if isinstance(source, ReadsRuns) and isinstance(destination, ReadsRuns):
+        _merge_runs(source, destination, targets, merged)
     return merged
 
 
@@ -173,6 +178,17 @@ def _merge_tasks(
         if own is None or described.ir:
             destination.describe(described if own is None else replace(own, ir=described.ir))
             merged.tasks += 1
+
+
+def _merge_runs(source: ReadsRuns, destination: ReadsRuns, targets: Collection[str] | None, merged: Merged) -> None:
+    """Add the runs that ``destination`` does not know. No two runs of a network on a target end at the same time."""
+    known = {(run.network, run.target, run.time) for run in destination.read_runs()}
+    for run in source.read_runs():
+        key = (run.network, run.target, run.time)
+        if key not in known and (targets is None or run.target in targets):
+            known.add(key)
+            destination.add_run(run)
+            merged.runs += 1
 
 
 def _refuse(refused: Refused, reasons: Counter[str]) -> None:

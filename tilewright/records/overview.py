@@ -1,4 +1,4 @@
-"""What a store holds, summed up for people: by task, target and template, and by day. Large stores are read once.
+"""What a store holds, summed up for people: by task, by day, and by run. Large stores are read once.
 
 Records are only ever added. So the sums of those that were read stay, and a later look reads what came since: it takes
 milliseconds, however many records there are.
@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from sqlalchemy import BigInteger, and_, bindparam, case, cast, func, select
+from sqlalchemy import BigInteger, Connection, and_, bindparam, case, cast, exc, func, inspect, literal, select
 
+from tilewright.errors import RecordsFormatError
 from tilewright.records.codec import is_key
-from tilewright.records.schema import measurements, tasks
+from tilewright.records.runs import RunRecord, decode_run
+from tilewright.records.schema import measurements, runs, tasks
 from tilewright.records.sql import SQLStore
 
 __all__ = ["DaySum", "Overview", "TaskSum"]
@@ -47,6 +50,13 @@ _BY_TASK = (
     )
     .where(_NEW)
     .group_by(_TASK, _TARGET, _TEMPLATE)
+)
+#: The most runs that are kept, the latest, and the most networks of which the tasks are.
+_MOST_RUNS, _MOST_NETWORKS = 5000, 500
+_OF_RUNS = [column for column in runs.c if column.name not in ("id", "tasks")]
+#: The latest run of each network.
+_LATEST_RUNS = (
+    select(func.max(runs.c.id)).group_by(runs.c.network).order_by(func.max(runs.c.id).desc()).limit(_MOST_NETWORKS)
 )
 _BY_DAY = select(_TARGET, _DAYS, *_COUNTS).where(_NEW).group_by(_TARGET, _DAYS)
 
@@ -97,6 +107,9 @@ class Overview:
         self._tasks: dict[tuple[str, str, str], TaskSum] = {}
         self._days: dict[tuple[str, int], DaySum] = {}
         self._names: dict[str, tuple[str, float]] = {}
+        self._runs: list[RunRecord] = []
+        self._last_run = 0
+        self._networks: dict[str, tuple[tuple[str, float], ...]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -116,6 +129,17 @@ class Overview:
         """The name of each task for people, and its FLOP, by key."""
         return self._names
 
+    @property
+    def runs(self) -> list[RunRecord]:
+        """The latest runs, the latest first. Their tasks are in :attr:`networks`."""
+        with self._lock:
+            return self._runs[::-1]
+
+    @property
+    def networks(self) -> Mapping[str, tuple[tuple[str, float], ...]]:
+        """The tasks of each network in its latest run, by its name: keys and numbers of calls."""
+        return self._networks
+
     def refresh(self) -> None:
         """Read what was added since the last time.
 
@@ -134,6 +158,23 @@ class Overview:
                 self._last = until
             query_names = select(tasks.c.key, tasks.c.name, tasks.c.flop)
             self._names = {key: (str(name), float(flop or 0.0)) for key, name, flop in connection.execute(query_names)}
+            # A store of an older version has no runs, and who may read the other tables may not read this newer one.
+            with suppress(exc.ProgrammingError):
+                if inspect(connection).has_table(runs.name):
+                    self._read_runs(connection)
+
+    def _read_runs(self, connection: Connection) -> None:
+        newest = connection.execute(select(func.max(runs.c.id))).scalar_one_or_none() or 0
+        if newest == self._last_run:
+            return
+        columns = select(*_OF_RUNS, literal("[]").label("tasks")).where(runs.c.id > self._last_run)
+        latest = columns.order_by(runs.c.id.desc()).limit(_MOST_RUNS)
+        found = [run for row in connection.execute(latest).mappings() if (run := _decode(dict(row))) is not None]
+        self._runs = [*self._runs, *reversed(found)][-_MOST_RUNS:]
+        rows = connection.execute(select(runs).where(runs.c.id.in_(_LATEST_RUNS))).mappings()
+        named = [run for row in rows if (run := _decode(dict(row))) is not None]
+        self._networks = {run.network: run.tasks for run in named}
+        self._last_run = newest
 
     def _add_task(self, *row: object) -> None:
         task, target, template, count, ok, best, last, elapsed = row
@@ -155,6 +196,13 @@ class Overview:
         if is_key(target) and isinstance(day, int) and isinstance(count, int) and isinstance(ok, int):
             known = self._days.get((str(target), day), DaySum(str(target), day, 0, 0))
             self._days[str(target), day] = replace(known, count=known.count + count, ok=known.ok + ok)
+
+
+def _decode(row: Mapping[str, object]) -> RunRecord | None:
+    try:
+        return decode_run(row)
+    except RecordsFormatError:
+        return None
 
 
 def _finite(value: object, otherwise: float) -> float:

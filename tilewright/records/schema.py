@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Connection, Double, Index, Integer, MetaData, Table, Text
 
-__all__ = ["MIGRATIONS", "OLDEST_READABLE", "VERSION", "measurements", "metadata", "migrate", "tasks"]
+__all__ = ["MIGRATIONS", "OLDEST_READABLE", "VERSION", "measurements", "metadata", "migrate", "runs", "tasks"]
 
 #: The version of the tables. Every change of them raises it by one, and older stores are migrated when they are opened.
+#: A further table, which older Tilewrights need not know, does not: they may go on using the store.
 VERSION = 3
 #: The oldest version with all columns. Such a store can be read without a migration.
 OLDEST_READABLE = 2
@@ -55,6 +56,26 @@ measurements = Table(
     Column("message", Text, nullable=False),
     Column("time", Double, nullable=False),
     Column("elapsed", Double, nullable=False),
+)
+
+# What was tuned, for readers of records. See tilewright.records.runs. Older stores get it with their first run.
+runs = Table(
+    "tuning_runs",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    Column("network", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("machine", Text, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("budget_seconds", Double),
+    Column("wall_seconds", Double, nullable=False),
+    Column("trials", Integer, nullable=False),
+    Column("before_seconds", Double),
+    Column("after_seconds", Double),
+    Column("published", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("tasks", Text, nullable=False),
 )
 
 # best() reads the first rows of this index, whatever the size of the store. In SQLite it holds the configs as well, so

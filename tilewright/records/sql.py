@@ -6,7 +6,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -20,6 +20,7 @@ from sqlalchemy import (
     exc,
     func,
     insert,
+    inspect,
     select,
     tuple_,
     update,
@@ -39,7 +40,8 @@ from tilewright.records.codec import (
     make_storable,
     normalise,
 )
-from tilewright.records.schema import measurements, tasks
+from tilewright.records.runs import RunRecord, decode_run, encode_run
+from tilewright.records.schema import measurements, runs, tasks
 from tilewright.records.store import Group, Query, Refused, Summary
 from tilewright.task import Task
 
@@ -70,6 +72,8 @@ _ALL = select(measurements).order_by(measurements.c.id)
 _BOUNDED = select(*_BOUNDED_KEYS, *(_first(column, _MOST_OF_TEXT) for column in _TEXTS), *_NUMBERS).order_by(
     measurements.c.id
 )
+
+_RUNS = select(runs).order_by(runs.c.id)
 
 # The queries of best(). They are made once, because making one takes longer than answering it.
 _OF_TASK = select(measurements).where(
@@ -252,6 +256,22 @@ class SQLStore:
         with self._writing() as connection:
             if connection.execute(update(tasks).where(tasks.c.key == task.key).values(**values)).rowcount == 0:
                 connection.execute(insert(tasks).values(key=task.key, **values))
+
+    def add_run(self, run: RunRecord) -> None:
+        """Keep a run. It is durable when this returns. Raises ``RecordsError``."""
+        with self._writing() as connection:
+            runs.create(connection, checkfirst=True)
+            connection.execute(insert(runs).values(**encode_run(run)))
+
+    def read_runs(self) -> Iterator[RunRecord]:
+        """The runs in the order they were added. Rows that are none are passed over. Raises ``RecordsError``."""
+        # A store of an older version has none, and who may read the other tables may not read this newer one.
+        with self.reading() as connection, suppress(exc.ProgrammingError):
+            if inspect(connection).has_table(runs.name):
+                with connection.execution_options(yield_per=_PAGE_OF_TASKS).execute(_RUNS) as rows:
+                    for row in rows.mappings():
+                        with suppress(RecordsFormatError):
+                            yield decode_run(dict(row))
 
     def tasks(self) -> list[Task]:
         """The tasks with a known ``ir``, ordered by key.

@@ -83,7 +83,9 @@ class SQLiteStore(SQLStore):
 
     def _connect(self) -> sqlite3.Connection:
         if self._writable:
-            connection = sqlite3.connect(_uri(self._path, "rw"), _BUSY_SECONDS, uri=True, check_same_thread=False)
+            connection = sqlite3.connect(
+                _uri(self._path, "rw"), timeout=_BUSY_SECONDS, uri=True, check_same_thread=False
+            )
             try:
                 _configure(connection)
             except BaseException:
@@ -232,7 +234,7 @@ def _uri(path: Path, mode: str) -> str:
 def _connect_read_only(path: Path) -> sqlite3.Connection:
     """Connect for reading, also in a directory in which SQLite cannot make the files that it shares with writers."""
     uri = _uri(path, "ro")
-    connection = sqlite3.connect(uri, _BUSY_SECONDS, uri=True, check_same_thread=False, isolation_level=None)
+    connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, uri=True, check_same_thread=False, isolation_level=None)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master")
         return _read_any_text(_restrict(connection))

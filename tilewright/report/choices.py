@@ -54,9 +54,11 @@ def choices_section(run: Run, facts: Sequence[TaskFacts]) -> Section:
     points += [f"{each.report.name} was not tuned: {each.report.problem}" for each in facts if each.report.problem]
     if report.sharing is not None and report.sharing.borrowed:
         best = sum(loan.best for loan in report.sharing.borrowed)
-        points.append(
-            f"{counted(len(report.sharing.clusters), 'cluster')} of similar tasks shared configs. Borrowed ones won "
-            f"{report.sharing.won:g} of {counted(report.sharing.compared, 'round')}, and are the best of "
-            f"{counted(best, 'task')}."
-        )
+        shared = f"{counted(len(report.sharing.clusters), 'cluster')} of similar tasks shared configs."
+        if report.sharing.compared:
+            shared += (
+                f" Borrowed ones won {report.sharing.won:g} of {counted(report.sharing.compared, 'round')}, and are "
+                f"the best of {counted(best, 'task')}."
+            )
+        points.append(shared)
     return Section("choices", "Layouts and algorithms", tuple(lead), (), tuple(tables), (), None, tuple(points))

@@ -139,7 +139,7 @@ class Page:
         footer: how it came to be.
         live: the address of its updates; empty: it never changes.
         state: what goes on at the moment; empty: nothing.
-        download: the address of the page's data; empty: there is none.
+        downloads: the addresses of the page's data, and what they are called.
     """
 
     title: str
@@ -149,7 +149,7 @@ class Page:
     footer: str = ""
     live: str = ""
     state: str = ""
-    download: str = ""
+    downloads: tuple[tuple[str, str], ...] = ()
 
     @property
     def charts(self) -> tuple[Chart, ...]:

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 
-__all__ = ["count", "factor", "interval", "megabytes", "milliseconds", "percent", "seconds", "short", "significant"]
+__all__ = [
+    "count",
+    "day",
+    "day_of",
+    "factor",
+    "interval",
+    "megabytes",
+    "milliseconds",
+    "percent",
+    "seconds",
+    "short",
+    "significant",
+]
 
 #: The most characters of a name on a page. The table of a chart has all of them.
 _LONGEST = 60
@@ -64,6 +77,19 @@ def megabytes(value: float | None) -> str:
 def count(value: float | None) -> str:
     """A whole number with separators."""
     return _UNKNOWN if value is None else f"{value:,.0f}"
+
+
+def day(seconds: float) -> str:
+    """The day (UTC) of a POSIX time, such as 2026-11-30."""
+    return day_of(int(seconds // 86400))
+
+
+def day_of(number: int) -> str:
+    """A day by its number since 1970; a dash if calendars have no such day."""
+    try:
+        return (datetime.date(1970, 1, 1) + datetime.timedelta(days=number)).isoformat()
+    except OverflowError:
+        return _UNKNOWN
 
 
 def short(text: str, most: int = _LONGEST) -> str:

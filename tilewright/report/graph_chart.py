@@ -29,7 +29,7 @@ def graph_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
     rows, table = _call_rows(nodes, seconds, by_key)
     depth = max(node.depth for node in nodes) + 1
     reach = max(abs(node.lane) for node in nodes)
-    parts = _graph_layers(nodes, rows, depth, reach)
+    parts = _graph_layers(nodes, rows, depth, reach, any(seconds))
     text = f"{len(nodes)} calls of kernels in {depth} steps, from the input on the left to the output on the right."
     return Chart(
         "graph",
@@ -43,8 +43,18 @@ def graph_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
             "Calls in the order in which they run",
         ),
         scrolls=_STEP * depth,
-        note="The area is the share of the time, the colour how many times as long as its roofline it takes. Grey: no "
-        "roofline is known.",
+        note=_note(run, any(seconds)),
+    )
+
+
+def _note(run: Run, timed: bool) -> str:
+    """How to read the chart."""
+    shapes = f"For {fmt.short(run.drawn)}. " if run.drawn else ""
+    if not timed:
+        return f"{shapes}The times of the calls are not known."
+    return (
+        f"{shapes}The area is the share of the time, the colour how many times as long as its roofline it takes. "
+        "Grey: no roofline is known."
     )
 
 
@@ -72,8 +82,8 @@ def _call_rows(
                 "name": name,
                 "x": node.depth,
                 "y": node.lane,
-                "share": spent / total,
-                "percent": fmt.percent(spent / total),
+                "share": spent / total if any(seconds) else 1.0,
+                "percent": fmt.percent(spent / total if any(seconds) else None),
                 "distance": None if distance is None else min(max(distance, 1.0), 8.0),
                 "times": fmt.factor(distance),
                 "shape": node.shape,
@@ -84,16 +94,19 @@ def _call_rows(
                 f"{node.number + 1}",
                 fmt.short(name),
                 node.shape,
-                fmt.milliseconds(spent),
-                fmt.percent(spent / total),
+                fmt.milliseconds(spent or None),
+                fmt.percent(spent / total if any(seconds) else None),
                 fmt.factor(distance),
             )
         )
     return rows, tuple(table)
 
 
-def _graph_layers(nodes: Sequence[Node], rows: list[JsonObject], depth: int, reach: float) -> list[JsonObject]:
+def _graph_layers(
+    nodes: Sequence[Node], rows: list[JsonObject], depth: int, reach: float, timed: bool
+) -> list[JsonObject]:
     """The layers of the graph: its edges below its nodes."""
+    legend: JsonObject = {"orient": "top", "gradientLength": 160, "values": [1, 2, 4, 8], "tickCount": 4}
     edges: list[JsonObject] = [
         {"x": nodes[s].depth, "y": nodes[s].lane, "x2": node.depth, "y2": node.lane}
         for node in nodes
@@ -106,7 +119,7 @@ def _graph_layers(nodes: Sequence[Node], rows: list[JsonObject], depth: int, rea
         "quantitative",
         "times the roofline",
         scale={"type": "log", "domain": [1, 8], "range": "ramp", "clamp": True},
-        legend={"orient": "top", "gradientLength": 160, "values": [1, 2, 4, 8], "tickCount": 4},
+        legend=legend if timed else None,
     )
     return [
         {
@@ -124,7 +137,10 @@ def _graph_layers(nodes: Sequence[Node], rows: list[JsonObject], depth: int, rea
                     "share",
                     "quantitative",
                     None,
-                    scale={"domain": [0, max(float(str(row["share"])) for row in rows) or 1.0], "range": [24, 760]},
+                    scale={
+                        "domain": [0, max(float(str(row["share"])) for row in rows)],
+                        "range": [24, 760 if timed else 90],
+                    },
                     legend=None,
                 ),
                 "color": {"condition": {"test": "isValid(datum.distance)", **colour}, "value": "#8a8a8a"},

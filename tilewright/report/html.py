@@ -31,7 +31,7 @@ def render(page: Page) -> str:
         page=page,
         style=_asset("page.css"),
         scripts=scripts,
-        policy=_policy(tuple(scripts), live=bool(page.live), forms=bool(page.download)),
+        policy=_policy(tuple(scripts), live=bool(page.live), forms=bool(page.downloads)),
         data=_embed(page_data(page)),
     )
 

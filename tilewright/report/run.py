@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tilewright.errors import OutputError
@@ -63,10 +63,19 @@ class PeerTime:
 
 @dataclass(frozen=True)
 class Bench:
-    """What ``tilewright bench --json`` wrote: the median of the executable, and its peers."""
+    """What ``tilewright bench --json`` wrote.
+
+    Attributes:
+        milliseconds: the median of the executable.
+        peers: that it was raced against.
+        shapes: of the inputs, of an executable with several buckets; empty: it has one.
+        others: the same for the further buckets.
+    """
 
     milliseconds: float | None = None
     peers: tuple[PeerTime, ...] = ()
+    shapes: str = ""
+    others: tuple[Bench, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,9 +95,12 @@ class Run:
         report: what the run reported; of an executable of an earlier version, empty.
         known: whether there is a report.
         history: its course.
-        plan: of the executable; None: it has none, or several.
+        plan: of the executable; of one with several buckets, that of the one with the largest share of the tuning.
+            None: it has none.
+        drawn: the shapes of the inputs of the plan's bucket; empty: there is one.
         nodes: the calls of the plan, with their places.
         verdict: on the executable.
+        machine: the name of the processor that the executable was built for, if its manifest has one.
         features: the extensions that its kernels may use.
         bytes: of each file of the executable, by name.
         bench: what was measured against peers afterwards; None: nothing.
@@ -101,8 +113,10 @@ class Run:
     known: bool = True
     history: History = field(default_factory=History)
     plan: Plan | None = None
+    drawn: str = ""
     nodes: tuple[Node, ...] = ()
     verdict: Verdict | None = None
+    machine: str = ""
     features: tuple[str, ...] = ()
     bytes: dict[str, int] = field(default_factory=dict)
     bench: Bench | None = None
@@ -127,7 +141,9 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
     manifest = read_manifest(out)
     report, known, history, lacks = _read_report(out), (out / REPORT).is_file(), History(), []
     if not known:
-        lacks.append("This executable has no report of its run: an earlier version of Tilewright wrote it.")
+        lacks.append(
+            "This executable has no report of a run: an earlier version of Tilewright wrote it, or `build` did."
+        )
     log = out / LOG
     if log.is_file():
         text = read_file(log, _MOST_LOG).decode("utf-8", errors="replace")
@@ -136,17 +152,21 @@ def read_run(out: Path, bench: Path | None = None) -> Run:
             lacks.append(f"{counted(history.unread, 'line')} of the log cannot be read, so its course has gaps.")
     elif known:
         lacks.append("The log of the run is missing, so its course is not shown.")
-    plan, nodes = _read_plan(manifest, history)
+    target = manifest.get("target", {})
+    plan, drawn = _read_plan(manifest, report)
+    nodes = _draw(plan, history)
     return Run(
         name=report.model or str(manifest.get("name") or out.name),
         place=str(out),
         report=report,
         known=known,
         history=history,
-        plan=plan,
+        plan=plan if nodes else None,
+        drawn=drawn if nodes else "",
         nodes=nodes,
         verdict=report.verdict or _read_verdict(manifest.get("verdict")),
-        features=tuple(manifest.get("target", {}).get("features", ())),
+        machine=str(target.get("machine") or target.get("mcpu") or ""),
+        features=tuple(target.get("features", ())),
         bytes={name: _size(out / name) for name in manifest["sha256"]},
         bench=None if bench is None else read_bench(bench),
         lacks=tuple(lacks),
@@ -197,14 +217,20 @@ def _live_task(task: TaskFunctions, history: TaskHistory | None) -> TaskReport:
 
 
 def read_bench(path: Path) -> Bench:
-    """Read what ``tilewright bench --json`` wrote. Of an executable with several buckets, the first counts.
+    """Read what ``tilewright bench --json`` wrote.
 
     Raises:
         OutputError: the file cannot be read, or is no such file.
     """
     content = _read_json(path)
-    if isinstance(content, dict) and isinstance(content.get("buckets"), list) and content["buckets"]:
-        content = content["buckets"][0]  # type: ignore[index]
+    if isinstance(content, dict) and isinstance(buckets := content.get("buckets"), list) and buckets:
+        first, *others = (_read_bucket(path, bucket) for bucket in buckets)
+        return replace(first, others=tuple(others))
+    return _read_bucket(path, content)
+
+
+def _read_bucket(path: Path, content: Json) -> Bench:
+    """What a file says of one bucket."""
     if not isinstance(content, dict) or not isinstance(content.get("peers"), dict):
         raise OutputError(f"a file of `tilewright bench --json` has peers, but {path} has none; name another file")
     ours = content.get("executable")
@@ -213,6 +239,7 @@ def read_bench(path: Path) -> Bench:
     return Bench(
         milliseconds=_number(ours.get("median_ms")) if isinstance(ours, dict) else None,
         peers=tuple(_read_peer(name, entry) for name, entry in peers.items()),
+        shapes=str(content.get("shapes") or ""),
     )
 
 
@@ -245,13 +272,25 @@ def _read_json(path: Path) -> Json:
         ) from error
 
 
-def _read_plan(manifest: Manifest, history: History) -> tuple[Plan | None, tuple[Node, ...]]:
-    """The plan and its calls as nodes; None and no nodes: there is no plan, or it is damaged."""
-    if manifest["plan"] is not None:
-        with contextlib.suppress(LookupError, TypeError, ValueError):
-            plan = Plan.from_json(manifest["plan"])
-            return plan, tuple(draw_network(plan, history.functions))
-    return None, ()
+def _read_plan(manifest: Manifest, report: TuneReport) -> tuple[Plan | None, str]:
+    """The plan, and the shapes that it is for, if there are several; None: there is none, or it is damaged."""
+    with contextlib.suppress(LookupError, TypeError, ValueError, AttributeError):
+        if manifest["plan"] is not None:
+            return Plan.from_json(manifest["plan"]), ""
+        buckets = manifest.get("buckets") or []
+        weights = [bucket.weight for bucket in report.buckets]
+        place = weights.index(max(weights)) if weights and len(weights) == len(buckets) else len(buckets) - 1
+        if buckets:
+            shapes = (f"{each['name']}={'x'.join(map(str, each['shape']))}" for each in buckets[place]["inputs"])
+            return Plan.from_json(buckets[place]["plan"]), " ".join(shapes)
+    return None, ""
+
+
+def _draw(plan: Plan | None, history: History) -> tuple[Node, ...]:
+    """The calls of a plan as nodes; none: there is no plan, or it is damaged."""
+    with contextlib.suppress(LookupError, TypeError, ValueError):
+        return () if plan is None else tuple(draw_network(plan, history.functions))
+    return ()
 
 
 def _read_verdict(content: Json) -> Verdict | None:

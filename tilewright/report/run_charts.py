@@ -123,9 +123,9 @@ def _phase_layers(bands: list[JsonObject], x: JsonObject) -> list[JsonObject]:
                 baseline="top",
                 dx=4,
                 y=4,
-                opacity={"expr": f"width < {_NAMED_WIDTH} ? 0 : 1"},
+                text={"expr": f"width < {_NAMED_WIDTH} ? '' : datum.name"},
             ),
-            "encoding": {"x": {**x, "field": "begin"}, "text": {"field": "name"}},
+            "encoding": {"x": {**x, "field": "begin"}},
         },
     ]
 
@@ -139,7 +139,7 @@ def phases_chart(run: Run) -> Chart | None:
     rows: list[JsonObject] = [
         {"name": p.name, "begin": p.begin, "end": p.end, "label": f"{fmt.seconds(p.seconds)} s"} for p in phases
     ]
-    x = field("begin", "quantitative", "seconds since the start", scale={"domain": [0, end * 1.08], "nice": False})
+    x = field("begin", "quantitative", "seconds since the start", scale={"domain": [0, end * 1.2], "nice": False})
     names: list[Json] = list(dict.fromkeys(p.name for p in phases))
     y = field("name", "nominal", None, sort=names, axis=axis(grid=False))
     longest = max(phases, key=lambda each: each.seconds)

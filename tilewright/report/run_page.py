@@ -10,6 +10,7 @@ from tilewright.report.content import Chart, Headline, Page, Section, Table
 from tilewright.report.facts import TaskFacts, copies, describe_tasks, find_gain, find_peers, latency
 from tilewright.report.graph_chart import graph_chart
 from tilewright.report.html import render
+from tilewright.report.machine import roofline_facts
 from tilewright.report.run import Run
 from tilewright.report.run_charts import (
     latency_chart,
@@ -19,8 +20,10 @@ from tilewright.report.run_charts import (
     peers_table,
     phases_chart,
 )
+from tilewright.report.run_shapes import shapes_section
 from tilewright.report.search_charts import search_choice
 from tilewright.report.task_charts import roofline_chart, time_chart
+from tilewright.tuning.report import TuneReport
 from tilewright.verify.verdict import Outcome
 from tilewright.wording import counted
 
@@ -60,6 +63,7 @@ def run_page(run: Run, *, most_trials: int = _MOST_TRIALS[0], live: str = "", st
     facts = describe_tasks(run)
     sections = (
         _gain(run),
+        shapes_section(run),
         _time(run, facts),
         _worth(run, facts),
         _trust(run),
@@ -69,13 +73,14 @@ def run_page(run: Run, *, most_trials: int = _MOST_TRIALS[0], live: str = "", st
         _machine(run),
     )
     report = run.report
-    about = [part for part in (report.machine, f"{report.cores} cores" if report.cores else "", report.date) if part]
+    cores = f"{report.cores} cores" if report.cores else ""
+    about = [part for part in (report.machine or run.machine, cores, report.date) if part]
     return Page(
         title=run.name,
         subtitle=", ".join(about) or run.place,
         headlines=_headlines(run, facts),
         sections=tuple(section for section in sections if _says_something(section)),
-        footer=f"Made by tilewright report from {run.place}.",
+        footer="This page follows the run." if live else f"Made by tilewright report from {run.place}.",
         live=live,
         state=state,
     )
@@ -190,11 +195,13 @@ def _time(run: Run, facts: Sequence[TaskFacts]) -> Section:
                 lead.append(f"Copies and parts of other runtimes take {fmt.milliseconds(spent)} ms besides.")
         else:
             lead.append("Each task was timed alone, and its time multiplied by its calls.")
+        if len(run.report.buckets) > 1:
+            lead.append("The tasks of all input shapes are counted together, by their shares of the tuning.")
     return Section(
         "time",
         "Where does the time go?",
         tuple(lead),
-        _charts(time_chart(facts), graph_chart(run, facts), roofline_chart(run, facts)),
+        _charts(time_chart(facts), graph_chart(run, facts), roofline_chart(run.report.roofline, facts)),
     )
 
 
@@ -208,10 +215,12 @@ def _worth(run: Run, facts: Sequence[TaskFacts]) -> Section:
     untried = [
         each for each in facts if not each.report.trials and not each.report.recorded and not each.report.problem
     ]
-    lead = [
-        f"Twice as many trials are expected to save {fmt.milliseconds(saving)} ms, or {fmt.percent(saving / total)} of "
-        "the time, by the mean learning curve and within the rooflines."
-    ]
+    lead = []
+    if hopeful:
+        lead.append(
+            f"Twice as many trials are expected to save {fmt.milliseconds(saving)} ms, or "
+            f"{fmt.percent(saving / total)} of the time, by the mean learning curve and within the rooflines."
+        )
     if untried:
         lead.append(f"{counted(len(untried), 'task')} had no trial at all: a larger budget reaches them first.")
     table = Table(
@@ -232,6 +241,19 @@ def _worth(run: Run, facts: Sequence[TaskFacts]) -> Section:
     return Section("worth", "What is worth more of my budget?", tuple(lead), tables=(table,) if hopeful else ())
 
 
+def _reference_facts(report: TuneReport) -> list[tuple[str, str]]:
+    """How the outputs differ from those of the model that ``--reference`` names."""
+    if report.reference is None:
+        return []
+    return [
+        (
+            f"Output {output.name} against {report.reference.model}",
+            f"cosine {output.cosine:.6f}, largest relative error {fmt.significant(output.largest_relative_error)}",
+        )
+        for output in report.reference.outputs
+    ]
+
+
 def _trust(run: Run) -> Section:
     report, verdict, lead = run.report, run.verdict, []
     facts: list[tuple[str, str]] = []
@@ -245,7 +267,8 @@ def _trust(run: Run) -> Section:
             facts.append(("Reference", verdict.precision))
         lead.append(f"{verdict.evidence[:1].upper()}{verdict.evidence[1:]}." if verdict.evidence else "")
     else:
-        lead.append("No verdict on the outputs is known.")
+        later = run.history.running() is not None
+        lead.append("The outputs are judged later." if later else "No verdict on the outputs is known.")
     race = report.final_race
     if race is not None:
         facts.append(
@@ -273,6 +296,7 @@ def _trust(run: Run) -> Section:
                 f"timed again: {report.disturbance.remeasured}",
             )
         )
+    facts += _reference_facts(report)
     if report.unchecked_kernels:
         facts.append(("Not compared with defaults", counted(len(report.unchecked_kernels), "kernel")))
     points = [f"{name}: {why}" for name, why in report.wrong_kernels.items()]
@@ -305,10 +329,9 @@ def _course(run: Run) -> Section:
     report = run.report
     lead = []
     if report.wall_seconds and report.budget_seconds:
-        lead.append(
-            f"The command took {fmt.seconds(report.wall_seconds)} s of a budget of "
-            f"{fmt.seconds(report.budget_seconds)} s."
-        )
+        begin = "The command has taken" if run.history.running() is not None else "The command took"
+        spent, budget = fmt.seconds(report.wall_seconds), fmt.seconds(report.budget_seconds)
+        lead.append(f"{begin} {spent} s of a budget of {budget} s.")
     tables = []
     plan = report.budget_plan or {}
     rows = []
@@ -332,7 +355,7 @@ def _course(run: Run) -> Section:
 def _machine(run: Run) -> Section:
     report, roofline = run.report, run.report.roofline or {}
     facts = [
-        ("Processor", report.machine),
+        ("Processor", report.machine or run.machine),
         ("Cores", str(report.cores or "")),
         ("Target", report.target),
         ("Caches while timing", report.caches),
@@ -344,17 +367,7 @@ def _machine(run: Run) -> Section:
         ),
         ("Largest worker", f"{fmt.megabytes(report.worker_peak_bytes)} MB" if report.worker_peak_bytes else ""),
     ]
-    units = (
-        ("Peak, float32", "peak", "GFLOP/s"),
-        ("Matrix product", "product", "GFLOP/s"),
-        ("First caches", "innermost_bandwidth", "GB/s"),
-        ("Next caches", "cache_bandwidth", "GB/s"),
-        ("Memory", "memory_bandwidth", "GB/s"),
-    )
-    for name, key, unit in units:
-        value = roofline.get(key)
-        if isinstance(value, int | float):
-            facts.append((name, f"{fmt.significant(value / 1e9)} {unit}"))
+    facts += roofline_facts(roofline)
     nodes = Table(
         ("node", "state", "kind", "cores", "trials"),
         tuple(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tilewright.jsonable import Json, JsonObject
 from tilewright.report import figures as fmt
 from tilewright.report.content import Chart, Table
 from tilewright.report.facts import TaskFacts
-from tilewright.report.run import Run
 from tilewright.report.specs import axis, data, field, layers, mark, spec, tooltip
 
 __all__ = ["roofline_chart", "time_chart"]
@@ -17,6 +17,8 @@ __all__ = ["roofline_chart", "time_chart"]
 _BARS = 16
 #: Tasks that are named in the roofline plot.
 _LABELS = 6
+#: Pixels of the height of the roofline plot, and of one of its captions.
+_ROOFLINE, _CAPTION = 340, 17
 
 
 def tasks_table(facts: Sequence[TaskFacts]) -> Table:
@@ -41,8 +43,17 @@ def tasks_table(facts: Sequence[TaskFacts]) -> Table:
     )
 
 
-def time_chart(facts: Sequence[TaskFacts]) -> Chart | None:
-    """The time of each task in a run, and the part of it that the roofline says is needed."""
+def time_chart(
+    facts: Sequence[TaskFacts], table: Table | None = None, what: str = "task", of: str = "run"
+) -> Chart | None:
+    """The time of each task in a run, and the part of it that the roofline says is needed.
+
+    Args:
+        facts: those that take the most time first.
+        table: with the same numbers; None: :func:`tasks_table`.
+        what: is drawn.
+        of: what its time is a part of.
+    """
     known = [each for each in facts if each.seconds]
     if not known:
         return None
@@ -64,21 +75,14 @@ def time_chart(facts: Sequence[TaskFacts]) -> Chart | None:
         seconds, share = sum(each.seconds or 0.0 for each in rest), sum(each.share or 0.0 for each in rest)
         label = f"{fmt.milliseconds(seconds)} ms, {fmt.percent(share, 2)}"
         bound = sum(min(each.bound or 0.0, each.seconds or 0.0) for each in rest)
-        rows.append(
-            {
-                "key": "rest",
-                "name": f"{len(rest)} more tasks",
-                "ms": 1e3 * seconds,
-                "bound": 1e3 * bound,
-                "label": label,
-            }
-        )
+        row: JsonObject = {"key": "rest", "name": f"{len(rest)} more {what}s", "ms": 1e3 * seconds}
+        rows.append({**row, "bound": 1e3 * bound, "label": label})
     names: list[Json] = [row["name"] for row in rows]
     most = max(float(str(row["ms"])) for row in rows)
-    x = field("ms", "quantitative", "ms of a run", scale={"domain": [0, most * 1.3], "nice": False})
+    x = field("ms", "quantitative", f"ms of a {of}", scale={"domain": [0, most * 1.45], "nice": False})
     y = field("key", "ordinal", None, sort=None, axis=None)
     text = f"{known[0].report.name} takes {fmt.percent(known[0].share, 2)} of the time."
-    tip = tooltip(("name", "task"), ("ms", "ms of a run"), ("bound", "ms by the roofline"))
+    tip = tooltip(("name", what), ("ms", f"ms of a {of}"), ("bound", "ms by the roofline"))
     parts: list[JsonObject] = [
         {"mark": mark("bar", "faint", yOffset=7, height=9), "encoding": {"x": x, "y": y, "tooltip": tip}},
         {
@@ -93,17 +97,25 @@ def time_chart(facts: Sequence[TaskFacts]) -> Chart | None:
     ]
     return Chart(
         "time",
-        "Where the time of a run goes",
+        f"Where the time of a {of} goes",
         text,
         spec(38 * len(names) + 4, layers(*parts), text, rows),
-        tasks_table(facts),
-        note="The strong part is what the task needs at least, by the machine's roofline; the pale part is above that.",
+        tasks_table(facts) if table is None else table,
+        note=f"The strong part is what the {what} needs at least, by the machine's roofline; the pale part is above it."
+        if any(each.bound for each in known)
+        else f"The least time that a {what} needs is not known: the machine's limits were not measured.",
     )
 
 
-def roofline_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
-    """The tasks under the roofs of the machine."""
-    roofline = run.report.roofline or {}
+def roofline_chart(given: JsonObject | None, facts: Sequence[TaskFacts], what: str = "task") -> Chart | None:
+    """The tasks under the roofs of the machine.
+
+    Args:
+        given: the limits of the machine; None: not known.
+        facts: those that take the most time first.
+        what: is drawn.
+    """
+    roofline = given or {}
     points = [each for each in facts if each.intensity and each.throughput]
     peak = _figure(roofline.get("peak")) or _figure(roofline.get("flops_bound"))
     if not points or peak is None:
@@ -123,17 +135,19 @@ def roofline_chart(run: Run, facts: Sequence[TaskFacts]) -> Chart | None:
     right = 2 * max(10.0, *(each.intensity or 1.0 for each in points))
     lowest = min((each.throughput or 0.0) / 1e9 for each in points) / 2
     roofs, ends = _draw_roofs(roofline, peak, left, right, lowest)
-    parts = _roofline_layers(rows, roofs, ends, (left, right), (lowest, 2 * peak / 1e9))
+    parts = _roofline_layers(rows, roofs, ends, (left, right), (lowest, 2 * peak / 1e9), what)
     reached = sum((each.reached or 0.0) * (each.share or 0.0) for each in points if each.reached)
-    text = f"{len(points)} tasks. Weighted by time, they reach {fmt.percent(reached, 2)} of what their rooflines allow."
+    text = (
+        f"{len(points)} {what}s. Weighted by time, they reach {fmt.percent(reached, 2)} of what their rooflines allow."
+    )
     return Chart(
         "roofline",
         "Roofline",
         text,
-        spec(340, layers(*parts), text),
-        _roofline_table(points),
-        note="Each circle is a task; its area is its share of the time. Bytes count once, so a task whose data do not "
-        "fit the caches lies further below its roof.",
+        spec(_ROOFLINE, layers(*parts), text),
+        _roofline_table(points, what),
+        note=f"Each circle is a {what}; its area is its share of the time. Bytes count once, so a {what} whose data do "
+        "not fit the caches lies further below its roof.",
     )
 
 
@@ -165,6 +179,13 @@ def _draw_roofs(
             foot = max(left * bandwidth, lowest * 1.2e9)
             text = f"{name}, {fmt.significant(bandwidth / 1e9)} GB/s"
             ends.append({"roof": text, "x": foot / bandwidth, "y": foot / 1e9})
+    # Captions stand above each other: that of the slowest memory, which has the rightmost line, is the lowest.
+    height, least = (2e-9 * peak / lowest) ** (_CAPTION / _ROOFLINE), 0.0
+    for end in reversed(ends):
+        y = max(float(str(end["y"])), least)
+        x = float(str(end["x"])) * y / float(str(end["y"]))
+        end.update(x=x, y=y, side="left" if x < math.sqrt(left * right) else "right")
+        least = y * height
     fastest = max((bandwidth for _, bandwidth in slopes if bandwidth), default=peak / left)
     roofs += [
         {"roof": "arithmetic", "x": min(peak / fastest, right), "y": peak / 1e9},
@@ -182,6 +203,7 @@ def _roofline_layers(
     ends: list[JsonObject],
     across: tuple[float, float],
     up: tuple[float, float],
+    what: str,
 ) -> list[JsonObject]:
     """The layers of the roofline plot: the roofs, their captions, and the tasks. ``across``, ``up``: its domains."""
     x = field(
@@ -198,11 +220,7 @@ def _roofline_layers(
             "mark": mark("line", "roof", aria=False, clip=True),
             "encoding": {"x": x, "y": y, "detail": {"field": "roof"}},
         },
-        {
-            "data": data([e for e in ends if "end" not in e]),
-            "mark": mark("text", "caption", align="left", dx=7, dy=4),
-            "encoding": {"x": x, "y": y, "text": {"field": "roof"}},
-        },
+        *_caption_layers(ends, x, y),
         {
             "data": data([e for e in ends if "end" in e]),
             "mark": mark("text", "caption", align="right", dy=-8),
@@ -216,7 +234,7 @@ def _roofline_layers(
                 "y": y,
                 "size": field("share", "quantitative", None, scale={"range": [18, 700]}, legend=None),
                 "tooltip": tooltip(
-                    ("name", "task"),
+                    ("name", what),
                     ("x", "FLOP per byte"),
                     ("y", "GFLOP/s"),
                     ("share", "share of the time"),
@@ -227,10 +245,22 @@ def _roofline_layers(
     ]
 
 
-def _roofline_table(points: Sequence[TaskFacts]) -> Table:
+def _caption_layers(ends: list[JsonObject], x: JsonObject, y: JsonObject) -> list[JsonObject]:
+    """The captions of sloping roofs. The first layer of each side covers the lines behind the words."""
+    made: list[JsonObject] = []
+    for side in ("left", "right"):
+        its = [end for end in ends if end.get("side") == side]
+        for style in ("halo", "caption") if its else ():
+            label = mark("text", style, align=side, dx=7 if side == "left" else -7, dy=4, aria=style != "halo")
+            encoding: JsonObject = {"x": x, "y": y, "text": {"field": "roof"}}
+            made.append({"data": data(its), "mark": label, "encoding": encoding})
+    return made
+
+
+def _roofline_table(points: Sequence[TaskFacts], what: str) -> Table:
     """The tasks of the roofline plot with their numbers."""
     return Table(
-        ("task", "FLOP per byte", "GFLOP/s", "share of the roofline", "share of the time"),
+        (what, "FLOP per byte", "GFLOP/s", "share of the roofline", "share of the time"),
         tuple(
             (
                 e.report.name,
@@ -242,7 +272,7 @@ def _roofline_table(points: Sequence[TaskFacts]) -> Table:
             for e in points
         ),
         1,
-        "Tasks under the roofline",
+        f"{what.capitalize()}s under the roofline",
     )
 
 

@@ -18,6 +18,26 @@ from __future__ import annotations
 
 from tilewright.training.backend import optimize
 from tilewright.training.options import Options
-from tilewright.training.report import GraphReport, KernelShare, PartReport, TrainingReport, report
+from tilewright.training.report import (
+    GraphReport,
+    KernelShare,
+    PartReport,
+    ProofReport,
+    SlotReport,
+    StepsReport,
+    TrainingReport,
+    report,
+)
 
-__all__ = ["GraphReport", "KernelShare", "Options", "PartReport", "TrainingReport", "optimize", "report"]
+__all__ = [
+    "GraphReport",
+    "KernelShare",
+    "Options",
+    "PartReport",
+    "ProofReport",
+    "SlotReport",
+    "StepsReport",
+    "TrainingReport",
+    "optimize",
+    "report",
+]

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,7 @@ from tilewright.processor import cache_sizes, model_name
 from tilewright.records.address import is_url
 from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
+from tilewright.training.orders import KernelTask
 
 if TYPE_CHECKING:
     from torch import fx
@@ -46,10 +48,12 @@ class Cached:
     Attributes:
         executable: the executable.
         spent: the budgets in seconds that were spent on its kernels so far.
+        tasks: what its kernels compute, by their names.
     """
 
     executable: Executable
     spent: float
+    tasks: Mapping[str, KernelTask]
 
 
 def find_folder(options: Options) -> Path | None:
@@ -106,10 +110,19 @@ def load_cached(folder: Path, key: str, threads: int) -> Cached | None:
         if not isinstance(executable.program, PlanProgram):
             return None
         entry = executable.manifest.get(ENTRY)
-        spent = entry.get("spent") if isinstance(entry, dict) else None
-        return Cached(executable, float(spent) if isinstance(spent, int | float) else 0.0)
+        entry = entry if isinstance(entry, dict) else {}
+        spent = entry.get("spent")
+        tasks = dict(_read_tasks(entry.get("kernels")))
+        return Cached(executable, float(spent) if isinstance(spent, int | float) else 0.0, tasks)
     except (TilewrightError, OSError, MemoryError):
         return None
+
+
+def _read_tasks(entry: object) -> Iterator[tuple[str, KernelTask]]:
+    """What kernels compute, from the entry of a manifest. Earlier versions have not written it."""
+    for kernel, about in entry.items() if isinstance(entry, dict) else ():
+        if isinstance(about, list) and len(about) == 2 and isinstance(about[1], int | float):
+            yield kernel, KernelTask(str(about[0]), float(about[1]))
 
 
 def remove_oldest(folder: Path) -> None:

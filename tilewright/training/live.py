@@ -19,7 +19,6 @@ import time
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 import torch
 
@@ -27,16 +26,17 @@ from tilewright.executable.executable import Executable
 from tilewright.executable.program import PlanProgram, Variants
 from tilewright.frontend.torch.part import Layout
 from tilewright.training.contest import Contest
+from tilewright.training.orders import KernelTask
 from tilewright.training.parts import Part
 from tilewright.training.proof import compare, is_rounding
 from tilewright.training.recording import Recording, Signature, find_names
+from tilewright.training.results import ProofReport, State
 from tilewright.training.running import align, find_addresses
 from tilewright.training.saved import accept_blocks, find_layouts
 from tilewright.training.storage import find_storages, return_free_pages
 
-__all__ = ["MOST_UNSURE", "LivePart", "State", "accept", "adopt", "first_line"]
+__all__ = ["MOST_UNSURE", "LivePart", "accept", "adopt", "first_line"]
 
-State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 #: In every so many runs the kernels are timed. That costs two readings of the clock for each.
 _PROFILE_EVERY = 16
 #: Runs whose times are kept, and after which ours and PyTorch's are compared.
@@ -87,6 +87,8 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         reason: why it was left to PyTorch; empty: it was not.
         counts: what happened to it.
         kernels: the kernels of a run, in order, and the seconds that each took there; empty name: a copy.
+        tasks: what kernels compute, by their names.
+        proof: of the executable that runs, or of the one that was refused; None: there is none yet.
     """
 
     def __init__(self, part: Part, name: str, kept: Collection[str] = ()) -> None:
@@ -99,6 +101,8 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.reason = ""
         self.counts = _Counts()
         self.kernels: tuple[tuple[str, float], ...] = ()
+        self.tasks: dict[str, KernelTask] = {}
+        self.proof: ProofReport | None = None
         self._program: PlanProgram | None = None
         self._contest: Contest | None = None
         self._profile = False
@@ -197,6 +201,11 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             found[kernel] = found.get(kernel, 0.0) + seconds
         return found
 
+    @property
+    def program(self) -> PlanProgram | None:
+        """The program that runs now; None: PyTorch's kernels run."""
+        return self._program
+
     def _pace_of_ours(self) -> float:
         """How long our kernels take, as a multiple of PyTorch's time; 1: not known yet."""
         counts = self.counts
@@ -232,6 +241,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             return self.forward(*tensors)
         self.counts.theirs += 1
         self.counts.their_seconds.append(comparison.seconds)
+        self.proof = ProofReport(right, comparison.worst, self._unsure, in_step=True)
         if not right:
             self.leave(f"its results differ from PyTorch's by {comparison.worst:.1e} of their largest number")
             return self._run_theirs(tensors)

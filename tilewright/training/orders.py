@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from tilewright.frontend.torch.part import Layout
 
-__all__ = ["Prepared", "Proposal", "Request"]
+__all__ = ["KernelTask", "Prepared", "Proposal", "Request"]
+
+
+class KernelTask(NamedTuple):
+    """What a kernel computes: the name of its task, for people, and the floating-point operations of a call."""
+
+    name: str
+    flop: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Prepared:
         trials: how many candidates were measured.
         checked: whether its results were compared with those of the part's former executable.
         notes: messages about problems with the records, or with the cache.
+        kernels: what each of its kernels computes, by the name of the kernel.
     """
 
     key: str
@@ -52,6 +61,7 @@ class Prepared:
     trials: int
     checked: bool = False
     notes: tuple[str, ...] = ()
+    kernels: Mapping[str, KernelTask] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from tilewright.training.norms import recompute_norms
 from tilewright.training.saved import mark_saved
+from tilewright.training.token_order import save_in_order
 from tilewright.training.views import save_sources
 
 __all__ = ["partition"]
@@ -37,6 +38,7 @@ def partition(
     )
     recompute_norms(*passes, num_fwd_outputs)
     save_sources(*passes, num_fwd_outputs)
+    save_in_order(*passes, num_fwd_outputs)
     mark_saved(*passes, num_fwd_outputs)
     return passes
 

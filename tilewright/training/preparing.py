@@ -16,7 +16,7 @@ from tilewright.frontend.torch.part import Layout
 from tilewright.training.cache import ENTRY, find_folder, remove_oldest
 from tilewright.training.notes import Notes
 from tilewright.training.options import Options
-from tilewright.training.orders import Prepared, Proposal, Request
+from tilewright.training.orders import KernelTask, Prepared, Proposal, Request
 
 if TYPE_CHECKING:
     from tilewright.compiling.kernels import Kernels
@@ -61,6 +61,16 @@ class _Part:
     out: Path | None = None
     version: int = 0
     entered: dict[str, Entered] = field(default_factory=dict)
+
+    @property
+    def tasks(self) -> dict[str, KernelTask]:
+        """What the kernels of its library compute, by their names there."""
+        symbols = self.kernels.symbols(self.selection.functions)
+        return {
+            symbols.get(name, name): KernelTask(use.task.name, use.task.flop)
+            for use in self.extraction.uses
+            for name in use.functions
+        }
 
 
 class Preparation:
@@ -147,7 +157,7 @@ class Preparation:
         self._build(request.key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
-        return Prepared(request.key, part.out, tasks, tuned, trials, notes=self._notes.take())
+        return Prepared(request.key, part.out, tasks, tuned, trials, False, self._notes.take(), part.tasks)
 
     def _begin(self, request: Request) -> _Part:
         """Learn a part, and begin to compile its kernels."""
@@ -202,7 +212,7 @@ class Preparation:
         self._build(key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
-        return Prepared(key, part.out, tasks, tuned, len(measured), checked=True, notes=self._notes.take())
+        return Prepared(key, part.out, tasks, tuned, len(measured), True, self._notes.take(), part.tasks)
 
     def prove(self, claim: Claim) -> Verdict:
         """Whether an executable of a part computes the same as PyTorch (:func:`tilewright.training.proving.prove`)."""
@@ -308,7 +318,7 @@ class Preparation:
             return
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
-            publish(part.out, self._cache / key, {ENTRY: {"spent": round(spent, 1)}})
+            publish(part.out, self._cache / key, {ENTRY: {"spent": round(spent, 1), "kernels": part.tasks}})
             remove_oldest(self._cache)
         except (TilewrightError, OSError) as error:
             self._notes.add(f"not all executables are kept for the next run: {error}", "executables")

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from statistics import median
 from typing import TYPE_CHECKING
 
+from tilewright.training.results import SlotReport
+
 if TYPE_CHECKING:
     from tilewright.training.live import LivePart
     from tilewright.training.worker import Worker
@@ -55,18 +57,30 @@ class Progress:
         """Count these parts, too."""
         self.parts += parts
 
-    def begin_step(self, graph: int) -> None:
-        """Note that a step begins with the graph of this number, and log a line if it is time for one."""
+    @property
+    def slots(self) -> SlotReport:
+        """What was given to tuning so far."""
+        worker, pace = self._worker, self._worker.pace
+        return SlotReport(pace.given, pace.slots, worker.trials, worker.generations, worker.ended)
+
+    def begin_step(self, graph: int) -> float:
+        """Note that a step begins with the graph of this number, and log a line if it is time for one.
+
+        Returns:
+            the seconds of the last step that began with this graph, without slots; nan: not known.
+        """
         now = time.monotonic()
         if math.isnan(self._start):
             self._start, self._next = now, now + _EVERY
-        self._note(self._worker.pace.begin_step(graph))
+        seconds = self._worker.pace.begin_step(graph)
+        self._note(seconds)
         if now >= self._next:
             self._next = now + _EVERY
             _log.info("%s", self.describe())
         ended, self._summed = self._summed, self._worker.ended
         if self._summed and not ended:
             _log.info("tuning has ended: %s", self.describe())
+        return seconds
 
     def run(self) -> AbstractContextManager[None]:
         """A context in which a graph runs: the process that compiles is stopped meanwhile."""

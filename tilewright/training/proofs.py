@@ -21,6 +21,7 @@ from tilewright.training.arena import find_arena
 from tilewright.training.live import MOST_UNSURE, accept
 from tilewright.training.proving import Claim, Piece, Verdict
 from tilewright.training.recording import Recording, plan_copies
+from tilewright.training.results import ProofReport
 
 if TYPE_CHECKING:
     from tilewright.training.orders import Prepared
@@ -163,6 +164,7 @@ class Proofs:
         except IsolatedError:  # somebody may have killed it; kernels that crash do so again
             verdict = self._ask("prove", proof.claim)
         assert isinstance(verdict, Verdict)
+        order.part.proof = ProofReport(verdict.right, verdict.worst, proof.unsure)
         if not verdict.finite and proof.unsure < MOST_UNSURE:
             try:
                 self.begin(order, proof.prepared, proof.unsure + 1)

@@ -3,140 +3,121 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections import Counter
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from tilewright.errors import TilewrightError
+from tilewright.processor import model_name
 from tilewright.training.backend import sessions
-from tilewright.wording import counted
+from tilewright.training.results import (
+    GraphReport,
+    KernelShare,
+    PartReport,
+    ProofReport,
+    SlotReport,
+    StepsReport,
+    TrainingReport,
+)
 
 if TYPE_CHECKING:
     import torch
 
-    from tilewright.training.live import LivePart, State
-    from tilewright.training.session import Kind
+    from tilewright.training.live import LivePart
+    from tilewright.training.session import Session, StepGraph
+    from tilewright.tuning.roofline import Roofline
 
-__all__ = ["GraphReport", "KernelShare", "PartReport", "TrainingReport", "report"]
-
-#: Kernels of a part that are shown to people.
-_SHOWN = 3
-#: What is said of a model without a graph.
-_NO_GRAPHS = (
-    "No graph of this model has reached tilewright: it has not run yet, or PyTorch compiles nothing of it. "
-    "That is so for a function that calls an LSTM, a GRU or an RNN; modules that it calls are compiled."
-)
-
-
-@dataclass(frozen=True)
-class KernelShare:
-    """A kernel, timed in a real step.
-
-    Attributes:
-        name: of the kernel; empty: copies.
-        seconds: that all its calls in a step take together.
-        share: of the time of all kernels of the part, from 0 to 1.
-    """
-
-    name: str
-    seconds: float
-    share: float
+__all__ = [
+    "GraphReport",
+    "KernelShare",
+    "PartReport",
+    "ProofReport",
+    "SlotReport",
+    "StepsReport",
+    "TrainingReport",
+    "report",
+]
 
 
-@dataclass(frozen=True)
-class PartReport:
-    """A part: a piece of a graph that is compiled as a whole.
-
-    Attributes:
-        name: of the part.
-        state: ``waiting`` for kernels, ``ready`` to be compared with PyTorch, ``running`` in our kernels, or
-            ``left`` to PyTorch.
-        reason: why it was left to PyTorch; empty: it was not.
-        operators: its operators in order.
-        ours, theirs: how often it ran in our kernels, and in PyTorch's.
-        copies: how many inputs were copied, because kernels read another layout or alignment.
-        our_seconds, their_seconds: the shortest of its last runs in our kernels, and in PyTorch's; nan: there are none.
-        slower: whether PyTorch's kernels run it at present, because they are faster.
-        kernels: its kernels, as they were timed in a real step; the heaviest first.
-    """
-
-    name: str
-    state: State
-    reason: str
-    operators: tuple[str, ...]
-    ours: int
-    theirs: int
-    copies: int
-    our_seconds: float
-    their_seconds: float
-    slower: bool
-    kernels: tuple[KernelShare, ...]
-
-
-@dataclass(frozen=True)
-class GraphReport:
-    """A graph of a step.
-
-    Attributes:
-        kind: ``forward``, ``backward`` or ``inference``.
-        steps: how often it ran.
-        parts: the parts that are compiled.
-        operators: how many further operators PyTorch runs.
-    """
-
-    kind: Kind
-    steps: int
-    parts: tuple[PartReport, ...]
-    operators: int
-
-
-@dataclass(frozen=True)
-class TrainingReport:
-    """What runs where in a model. As text, it is a list for people.
-
-    Attributes:
-        graphs: the graphs that the model ran.
-    """
-
-    graphs: tuple[GraphReport, ...]
-
-    def __str__(self) -> str:
-        """A line for each graph, part and heavy kernel."""
-        if not self.graphs:
-            return _NO_GRAPHS
-        return "\n".join(line for graph in self.graphs for line in _list_graph(graph))
-
-
-def report(model: torch.nn.Module) -> TrainingReport:
+def report(model: torch.nn.Module, *, limits: bool = False) -> TrainingReport:
     """Report on a model that was compiled with the backend ``tilewright``.
 
     Args:
         model: the compiled model, or the one that was compiled. A model that has not run yet has no graphs. Models of
             one class that are compiled with the same options share their graphs.
+        limits: whether to measure the limits of the machine, so that the report says how far kernels are from its
+            roofline. That takes about a second, in which nothing else should run.
 
     Returns:
-        what runs where. As text, it is a list for people.
+        what runs where, and how the training went. As text, it is a list for people;
+        :meth:`TrainingReport.write_html` makes a page of it.
 
     Raises:
-        TilewrightError: it is no module.
+        TilewrightError: it is no module, or no process can be started that measures the limits.
     """
     if not hasattr(model, "parameters"):
         raise TilewrightError(f"report() takes the module whose parameters are trained, but got {model!r}")
     parameters = set(model.parameters())
-    found = []
-    for session in list(sessions):
-        if parameters.isdisjoint(session.parameters):
+    found = [session for session in list(sessions) if not parameters.isdisjoint(session.parameters)]
+    graphs = [graph for session in found for graph in session.graphs]
+    progress = next((graph.progress for graph in graphs if graph.progress is not None), None)
+    roofline = _measure(found) if limits and found else None
+    # torch.compile wraps a model.
+    named = getattr(model, "_orig_mod", model)
+    return TrainingReport(
+        graphs=tuple(_describe_graph(graph, roofline) for graph in graphs),
+        model=type(named).__name__,
+        machine=model_name(),
+        cores=found[0].threads if found else 0,
+        date=time.strftime("%Y-%m-%d"),
+        versions=_versions(),
+        options={name: str(value) for name, value in asdict(found[0].options).items()} if found else {},
+        before_seconds=math.nan if progress is None else progress.before,
+        now_seconds=math.nan if progress is None else progress.now,
+        slots=SlotReport() if progress is None else progress.slots,
+        roofline=None if roofline is None else roofline.describe(),
+    )
+
+
+def _measure(found: list[Session]) -> Roofline:
+    """The roofline of this machine. The process that compiles is stopped meanwhile."""
+    from contextlib import ExitStack
+
+    from tilewright.tuning.roofline import measure_roofline
+
+    with ExitStack() as stack:
+        for progress in {graph.progress for session in found for graph in session.graphs} - {None}:
+            assert progress is not None
+            stack.enter_context(progress.run())
+        return measure_roofline(found[0].threads)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("tilewright", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
             continue
-        found += [
-            GraphReport(graph.kind, graph.steps, tuple(map(_describe, graph.parts)), graph.operators)
-            for graph in session.graphs
-        ]
-    return TrainingReport(tuple(found))
+    return found
 
 
-def _describe(part: LivePart) -> PartReport:
-    counts, kernels = part.counts, part.kernel_seconds
-    total = sum(kernels.values()) or 1.0
+def _describe_graph(graph: StepGraph, roofline: Roofline | None) -> GraphReport:
+    return GraphReport(
+        kind=graph.kind,
+        steps=graph.steps,
+        parts=tuple(_describe(part, roofline) for part in graph.parts),
+        operators=sum(graph.rest.values()),
+        rest=dict(Counter(graph.rest).most_common()),
+        course=graph.course.pieces,
+        changes=tuple(graph.course.changes),
+    )
+
+
+def _describe(part: LivePart, roofline: Roofline | None) -> PartReport:
+    counts = part.counts
     return PartReport(
         name=part.name,
         state=part.state,
@@ -148,34 +129,37 @@ def _describe(part: LivePart) -> PartReport:
         our_seconds=min(counts.our_seconds, default=math.nan),
         their_seconds=min(counts.their_seconds, default=math.nan),
         slower=part.slower,
-        kernels=tuple(
-            KernelShare(name, seconds, seconds / total)
-            for name, seconds in sorted(kernels.items(), key=lambda item: -item[1])
-        ),
+        kernels=_list_kernels(part, roofline),
+        proof=part.proof,
     )
 
 
-def _list_graph(graph: GraphReport) -> Iterator[str]:
-    """The lines of a graph."""
-    steps = counted(graph.steps, "run")
-    yield f"{graph.kind} pass: {steps}, {counted(graph.operators, 'operator')} beside the parts in PyTorch"
-    for part in graph.parts:
-        yield from _list_part(part)
-
-
-def _list_part(part: PartReport) -> Iterator[str]:
-    """The lines of a part."""
-    state = "PyTorch is faster" if part.slower and part.state == "running" else part.state
-    ours, theirs = counted(part.ours, "run"), counted(part.theirs, "run")
-    ours, theirs = f"{ours}{_time(part.our_seconds)}", f"{theirs}{_time(part.their_seconds)}"
-    operators = counted(len(part.operators), "operator")
-    yield f"  {part.name}: {state}, {operators}; {ours} in our kernels, {theirs} in PyTorch"
-    if part.reason:
-        yield f"    {part.reason}"
-    for kernel in part.kernels[:_SHOWN]:
-        yield f"    {100 * kernel.share:3.0f} % {kernel.name or 'copies'}"
-
-
-def _time(seconds: float) -> str:
-    """A time in brackets; empty: not known."""
-    return "" if math.isnan(seconds) else f" ({1e3 * seconds:.3g} ms)"
+def _list_kernels(part: LivePart, roofline: Roofline | None) -> tuple[KernelShare, ...]:
+    """The kernels of a part, the heaviest first."""
+    seconds, program = part.kernel_seconds, part.program
+    total = sum(seconds.values()) or 1.0
+    touched: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    for kernel, count in zip(program.kernels, program.touched_bytes, strict=True) if program is not None else ():
+        touched[kernel] += count
+        calls[kernel] += 1
+    shares = []
+    for name in sorted(seconds, key=lambda each: -seconds[each]):
+        task, known = part.tasks.get(name), name in calls
+        flop = 0.0 if not name else None if task is None or not known else task.flop * calls[name]
+        possible = None
+        if roofline is not None and known and flop is not None:
+            possible = calls[name] * roofline.bound(flop / calls[name], touched[name] / calls[name])
+        shares.append(
+            KernelShare(
+                name=name,
+                seconds=seconds[name],
+                share=seconds[name] / total,
+                task="" if task is None else task.name,
+                calls=calls[name] or 1,
+                flop=flop,
+                touched_bytes=touched[name] if known else None,
+                possible_seconds=possible,
+            )
+        )
+    return tuple(shares)

@@ -6,21 +6,24 @@ import contextlib
 import logging
 import pickle
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from tilewright.training.cache import find_folder, key_of, load_cached
+from tilewright.training.course import Course
 from tilewright.training.live import LivePart, adopt, first_line
 from tilewright.training.options import Options
 from tilewright.training.orders import Request
 from tilewright.training.parts import divide
 from tilewright.training.progress import Progress, find_progress
 from tilewright.training.recording import name_values
+from tilewright.training.results import Kind
 from tilewright.training.saved import find_kept, show_plain
 from tilewright.training.support import explain, is_heavy
 from tilewright.training.worker import Order, find_worker
@@ -28,10 +31,8 @@ from tilewright.training.worker import Order, find_worker
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["Kind", "Session", "StepGraph"]
+__all__ = ["Session", "StepGraph"]
 
-#: What a graph of a step computes.
-Kind: TypeAlias = Literal["forward", "backward", "inference"]
 #: A function that takes a list of tensors, and may empty it.
 Boxed: TypeAlias = Callable[[list[object]], object]
 #: The share of the budget that is spent on a graph. A backward pass has twice the arithmetic of a forward pass.
@@ -47,16 +48,18 @@ class StepGraph:
     Attributes:
         kind: what it computes.
         parts: what is compiled of it.
-        operators: how many operators PyTorch runs besides.
+        rest: how many operators PyTorch runs besides, by name.
         steps: how often it ran.
         progress: is told of its steps.
+        course: the times of the steps that begin with it.
     """
 
     kind: Kind
     parts: tuple[LivePart, ...]
-    operators: int
+    rest: Mapping[str, int]
     steps: int = 0
     progress: Progress | None = None
+    course: Course = field(default_factory=Course)
 
 
 class Session:
@@ -88,7 +91,7 @@ class Session:
         folder = find_folder(self.options)
         if self.options.mode == "background" and (folder is None or not folder.exists()):
             with contextlib.suppress(Exception):  # said when a part needs it
-                find_worker(self.options, self._threads).start()
+                find_worker(self.options, self.threads).start()
 
     def compile(self, kind: Kind, module: fx.GraphModule, examples: Sequence[object]) -> Boxed:
         """A function that computes a graph of a step. It is PyTorch's own whatever fails.
@@ -111,13 +114,12 @@ class Session:
                 setattr(whole, part.part.name, part)
         except Exception as error:
             _log.warning("the %s pass stays with PyTorch: %s", kind, first_line(error))
-            return self._box(module, StepGraph(kind, (), len(module.graph.nodes)))
-        rest = sum(node.op == "call_function" and hasattr(node.target, "_schema") for node in whole.graph.nodes)
+            return self._box(module, StepGraph(kind, (), _count_operators(module)))
         if why and not any(map(is_heavy, module.graph.nodes)):
             _log.info("all of the %s pass stays with PyTorch: %s", kind, why)  # there is nothing to be gained
         elif why:
             _log.warning("%s the %s pass stays with PyTorch: %s", "part of" if live else "all of", kind, why)
-        graph = StepGraph(kind, live, rest)
+        graph = StepGraph(kind, live, _count_operators(whole))
         self.graphs.append(graph)
         try:
             self._request(graph)
@@ -151,14 +153,14 @@ class Session:
         return call
 
     @property
-    def _threads(self) -> int:
+    def threads(self) -> int:
         """On which kernels run."""
         return self.options.threads or torch.get_num_threads()
 
     def _request(self, graph: StepGraph) -> None:
         """Have the parts of a graph prepared: now, or while the model trains."""
         total = sum(len(part.part.operators) for part in graph.parts)
-        threads = self._threads
+        threads = self.threads
         worker, folder = find_worker(self.options, threads), find_folder(self.options)
         graph.progress = find_progress(worker)
         graph.progress.add(graph.parts)
@@ -168,6 +170,7 @@ class Session:
                 key = key_of(part.part.module, part.inputs, part.outputs, threads)
                 cached = load_cached(folder, key, threads) if folder is not None else None
                 if cached is not None:
+                    part.tasks |= cached.tasks
                     part.offer(cached.executable)
                     if self.options.mode == "cached" or cached.spent >= self.options.seconds:
                         continue
@@ -203,10 +206,18 @@ class Session:
         if graph.progress is None:
             return run(arguments)
         if graph.kind != "backward":
-            graph.progress.begin_step(id(graph))
-            adopt([part for each in self.graphs for part in each.parts])
+            parts = [part for each in self.graphs for part in each.parts]
+            seconds = graph.progress.begin_step(id(graph))
+            graph.course.note(seconds, graph.progress.slots.seconds, parts)
+            adopt(parts)
         with graph.progress.run():
             return run(arguments)
+
+
+def _count_operators(module: fx.GraphModule) -> Counter[str]:
+    """How often PyTorch runs each operator of a graph, by name: those of its parts are not among them."""
+    targets = [node.target for node in module.graph.nodes if node.op == "call_function"]
+    return Counter(str(target).removeprefix("aten.") for target in targets if hasattr(target, "_schema"))
 
 
 def _unbox(module: fx.GraphModule) -> Boxed:

@@ -144,13 +144,9 @@ class Worker:
         """Say that an executable was built."""
         for note in prepared.notes:
             _log.warning("%s", note)
-        _log.info(
-            "%s is ready: %d of %d tasks tuned in %d trials",
-            order.part.name,
-            prepared.tuned,
-            prepared.tasks,
-            prepared.trials,
-        )
+        order.part.tasks |= prepared.kernels
+        found = (prepared.tuned, prepared.tasks, prepared.trials)
+        _log.info("%s is ready: %d of %d tasks tuned in %d trials", order.part.name, *found)
 
     def _offer(self, order: Order, prepared: Prepared) -> bool:
         """Let the next run of a part use an executable, and prove it if it was not checked. Returns whether it can."""

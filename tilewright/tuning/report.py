@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tilewright.difference import OutputAccuracy
 from tilewright.jsonable import JsonObject
 from tilewright.verify.verdict import Verdict
 
@@ -22,7 +23,9 @@ __all__ = [
     "DisturbanceReport",
     "NetworkReport",
     "NodeReport",
+    "PrecisionReport",
     "RaceReport",
+    "ReferenceReport",
     "RuntimeRaceReport",
     "SegmentReport",
     "SharingReport",
@@ -125,6 +128,44 @@ class AlgorithmReport:
 
 
 @dataclass(frozen=True)
+class PrecisionReport:
+    """In which precision a product of few rows reads its weights, by ``--precision auto``.
+
+    Attributes:
+        task: the product: rows, inputs and outputs.
+        products: how many products of this form the network has.
+        chosen: ``float32`` or ``bf16``.
+        float32_ms, bf16_ms: milliseconds of a call with weights of each; None: not measured.
+        error: the largest error of an output, relative to the output's largest number, if only these weights are
+            bfloat16; None: they are not faster, so that it was not computed.
+    """
+
+    task: str
+    products: int
+    chosen: str
+    float32_ms: float | None
+    bf16_ms: float | None
+    error: float | None
+
+
+@dataclass(frozen=True)
+class ReferenceReport:
+    """The executable's outputs against those of another model, which ``--reference`` names.
+
+    Attributes:
+        model: the name of the other model's file.
+        samples: the number of samples.
+        random: whether these are random.
+        outputs: the comparison.
+    """
+
+    model: str
+    samples: int
+    random: bool
+    outputs: tuple[OutputAccuracy, ...]
+
+
+@dataclass(frozen=True)
 class ContestReport:
     """The contest of the best schedules inside the running network.
 
@@ -194,7 +235,7 @@ class BucketReport:
 
     Attributes:
         shapes: of its inputs, for people.
-        weight: the share of the tuning that it got.
+        weight: the share of the tuning that it got, relative to those of the others.
         tasks: how many tasks it has.
         estimated_seconds: the sum of its calls x best latency; None: a task has no latency.
     """
@@ -313,6 +354,8 @@ class TuneReport(StartReport, NetworkReport):
         verdict: on the best executable.
         buckets: of an executable with several; empty for one.
         nodes: of the fleet that measured; empty: this machine did.
+        precisions: what ``--precision auto`` has chosen for each product of few rows.
+        reference: the outputs against those of the model that ``--reference`` names.
         budget_plan: the seconds of each step, as planned; see :class:`tilewright.tuning.budget_plan.BudgetPlan`.
     """
 
@@ -328,6 +371,8 @@ class TuneReport(StartReport, NetworkReport):
     unchecked_kernels: tuple[str, ...] = ()
     default_tasks: tuple[str, ...] = ()
     algorithms: tuple[AlgorithmReport, ...] = ()
+    precisions: tuple[PrecisionReport, ...] = ()
+    reference: ReferenceReport | None = None
     unrecorded: int = 0
     plain_operators: tuple[str, ...] = ()
     segments: tuple[SegmentReport, ...] = ()

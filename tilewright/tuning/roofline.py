@@ -55,13 +55,21 @@ class Roofline:
 
         What the innermost caches cannot hold between two runs comes out of the next ones.
         """
-        seconds = space.task.flop / self.flops
+        products = 1
         if space.has_loop_nest:
-            nest = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None])
-            if nest.products > 1:
-                seconds = space.task.flop / (self.byte_flops or nest.products * self.flops)
-        touched = touched_bytes(space)
-        seconds = max(seconds, touched / self.bandwidth)
+            products = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None]).products
+        return self.bound(space.task.flop, touched_bytes(space), products)
+
+    def bound(self, flop: float, touched: float, products: int = 1) -> float:
+        """Seconds that no kernel goes below.
+
+        Args:
+            flop: its operations.
+            touched: bytes that it reads or writes, each once; 0: not known.
+            products: products of bytes that it adds up at a time; 1: it computes in float32.
+        """
+        flops = self.flops if products <= 1 else self.byte_flops or products * self.flops
+        seconds = max(flop / flops, touched / self.bandwidth)
         if self.limits is not None and self.limits.cache_bandwidth is not None:
             outer = touched - self.limits.innermost_bytes
             seconds = max(seconds, outer / (_MARGIN * self.limits.cache_bandwidth))

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, TextIO
 from tilewright.jsonable import finite, to_json_object
 from tilewright.measure.memory import held
 from tilewright.measure.runner import Pool
+from tilewright.records.runs import KeepsRuns, RunRecord
 from tilewright.tuning.run_events import (
     END,
     Event,
@@ -190,17 +192,43 @@ class RunLog:
                 self.close()
 
 
-def write_run(out: Path, report: TuneReport, log: RunLog) -> None:
-    """Write the report and the log of a run into the directory of its executable.
+def write_run(out: Path, report: TuneReport, log: RunLog, store: KeepsRuns) -> None:
+    """Write the report and the log of a run into the directory of its executable, and a line of it into the store.
 
     They are no part of the executable, which lists neither. If the disk is full, it has no report.
     """
     log.close()
+    store.add_run(_summarise(report))
     with contextlib.suppress(OSError):
         text = json.dumps(finite(to_json_object(report)), indent=1, allow_nan=False)
         (out / REPORT).write_text(text + "\n", encoding="utf-8")
         if log.path is not None:
             shutil.copyfile(log.path, out / LOG)
+
+
+def _summarise(report: TuneReport) -> RunRecord:
+    """What a store keeps of a run. Its latencies are those of the final race, or else estimates."""
+    race, runtime = report.final_race, report.runtime_race
+    before, after = report.before_seconds, report.after_seconds
+    if race is not None:
+        before, after = race.incumbent_ms / 1e3, min(race.incumbent_ms, race.tuned_ms) / 1e3
+    if runtime is not None:
+        after = min(runtime.executable_ms, runtime.onnxruntime_ms) / 1e3
+    return RunRecord(
+        network=report.model or "",
+        target=report.target,
+        machine=report.machine,
+        method=report.method,
+        time=time.time(),
+        budget_seconds=report.budget_seconds,
+        wall_seconds=report.wall_seconds,
+        trials=report.trials,
+        before_seconds=before,
+        after_seconds=after,
+        published=report.published,
+        outcome="" if report.verdict is None else report.verdict.outcome.value,
+        tasks=tuple((task.key, task.weight) for task in report.tasks),
+    )
 
 
 def event_line(event: Event) -> str:

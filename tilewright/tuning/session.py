@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -15,7 +14,8 @@ import numpy as np
 
 from tilewright.compiling.build import check_compiler, publish
 from tilewright.errors import CheckError
-from tilewright.executable.executable import load_executable
+from tilewright.executable.executable import Executable, load_executable
+from tilewright.executable.replacing import holds_executable
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.reading import OnnxReading
 from tilewright.frontend.shapes import ShapeRequest, Shapes, make_request
@@ -44,6 +44,7 @@ from tilewright.tuning.finish import Finishing, FinishTimes
 from tilewright.tuning.incumbent import build_incumbent
 from tilewright.tuning.logging_kernels import list_functions, log_kernels
 from tilewright.tuning.notebook_progress import default_progress
+from tilewright.tuning.preparation import Preparation
 from tilewright.tuning.report import StartReport, TuneReport
 from tilewright.tuning.result import TuneResult
 from tilewright.tuning.roofline import Roofline
@@ -153,6 +154,7 @@ class _Session:
     pool: Pool | None = None
     planned: BudgetPlan | None = None
     roofline: Roofline | None = None
+    preparation: Preparation = field(default_factory=Preparation)
     ways: Ways = field(default_factory=Ways)
     algorithm_trials: int = 0
     network: Network | None = None
@@ -173,7 +175,7 @@ class _Session:
 
         An interrupt is held back where there would be no executable otherwise; then nothing is tuned.
         """
-        hold = 0 if _holds_executable(self.out) else 1
+        hold = 0 if holds_executable(self.out) else 1
         with holding(hold, tell=self._tell_held) as held:
             self._read(model, request)
             self._build_incumbent()
@@ -193,7 +195,8 @@ class _Session:
             # Before the network is read: workers take seconds to start.
             pool = self.place.make_pool(self.machine, lambda m: store.add([m]))
             self.pool = self.log.pool = self.stack.enter_context(closing(pool))
-        self.notes += model.notes if isinstance(model, OnnxReading) else ()
+        self.preparation = (model.preparation if isinstance(model, OnnxReading) else None) or self.preparation
+        self.notes += self.preparation.notes
         read = read_buckets(model, request)
         self.network, self.machine = read.networks[0], self.machine.with_weights(read.weight_bytes)
         if self.pool is not None:
@@ -337,7 +340,7 @@ class _Session:
         best = self.finishing.best
         untuned = best is self.incumbent
         # An earlier executable may have been tuned for long, and this command was not given its time.
-        keep = untuned and self.interrupted and not self.tuner.trials and _holds_executable(self.out)
+        keep = untuned and self.interrupted and not self.tuner.trials and holds_executable(self.out)
         if not keep:
             names = {use.task.key: use.task.name for use in best.extraction.uses}
             about = {"verdict": best.verdict.report(), "replaced": [names[key] for key in best.replaced]}
@@ -354,9 +357,9 @@ class _Session:
             if not self.interrupted:
                 log_kernels(self.log, executable)
         self.log.end()
-        report = self._report(published, unrecorded)
+        report = self._report(published, unrecorded, executable)
         if not keep:
-            write_run(self.out, report, self.log)
+            write_run(self.out, report, self.log, self.store)
         return TuneResult(executable, report)
 
     def start_report(self) -> StartReport:
@@ -373,7 +376,7 @@ class _Session:
             notes=(*self.notes, *self.store.notes),
         )
 
-    def _report(self, published: str, unrecorded: int) -> TuneReport:
+    def _report(self, published: str, unrecorded: int, executable: Executable) -> TuneReport:
         return report_session(
             Outcomes(
                 start=self.start_report(),
@@ -391,10 +394,7 @@ class _Session:
                 published=published,
                 unrecorded=unrecorded,
                 nodes=self.pool.nodes if isinstance(self.pool, HasNodes) else (),
+                preparation=self.preparation,
+                executable=executable,
             )
         )
-
-
-def _holds_executable(out: Path) -> bool:
-    """Whether there is an executable in a directory."""
-    return os.path.isfile(out / "manifest.json")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from tilewright.executable.executable import Executable
 from tilewright.frontend.network import Network
 from tilewright.graph.buckets import Buckets, Extracted, describe_bucket
 from tilewright.jsonable import to_json
@@ -15,6 +16,7 @@ from tilewright.tuning.algorithms import AlgorithmChoice
 from tilewright.tuning.budget_plan import BudgetPlan
 from tilewright.tuning.finish import Finishing
 from tilewright.tuning.joining import JoinChoice
+from tilewright.tuning.preparation import Preparation
 from tilewright.tuning.report import (
     BucketReport,
     CheckReport,
@@ -54,6 +56,8 @@ class Outcomes:
         interrupted: whether a signal ended the command.
         published: "tuned", "incumbent" or "earlier".
         unrecorded: measurements that the store did not take.
+        preparation: what was done with the model before.
+        executable: what was published.
         nodes: of the fleet that measured; empty: this machine did.
     """
 
@@ -71,6 +75,8 @@ class Outcomes:
     interrupted: bool
     published: str
     unrecorded: int
+    preparation: Preparation
+    executable: Executable
     nodes: tuple[NodeReport, ...] = ()
 
 
@@ -81,7 +87,8 @@ def report_session(done: Outcomes) -> TuneReport:
     defaults = [use.task for use in best.extraction.uses if best.selection.configs.get(use.task.key) is None]
     whole = {**vars(done.tuner.report()), **vars(done.start), "interrupted": done.interrupted}
     segments, more = describe_parts(*(part.network for part in best.extraction.parts))
-    whole["notes"] = (*done.start.notes, *finishing.notes, *more)
+    reference, why = done.preparation.compare(lambda sample: done.executable(**sample))
+    whole["notes"] = (*done.start.notes, *finishing.notes, *more, *why)
     return TuneReport(
         **whole,
         published=done.published,
@@ -96,6 +103,8 @@ def report_session(done: Outcomes) -> TuneReport:
         unchecked_kernels=tuple(names[key] for key in finishing.check.unchecked),
         default_tasks=tuple(task.name for task in defaults),
         algorithms=tuple(choice.report() for choice in done.algorithms),
+        precisions=done.preparation.precisions,
+        reference=reference,
         unrecorded=done.unrecorded,
         nodes=done.nodes,
         plain_operators=tuple(best.extraction.fallbacks),

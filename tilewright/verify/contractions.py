@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
 from tilewright.tensor import Floats, Numbers
@@ -241,4 +242,42 @@ class Gemm(_Contraction):
         return (result.astype(a.dtype, copy=False),)
 
 
-CONTRACTIONS: tuple[type[OpRun], ...] = (Conv, ConvTranspose, MatMul, Gemm)
+class MatMulNBits(_Contraction):
+    """A product with weights of a few bits, an operator of ONNX Runtime. Each block of inputs has a scale."""
+
+    op_domain = "com.microsoft"
+
+    def _run(
+        self,
+        a: Numbers,
+        packed: NDArray[np.uint8],
+        scales: Numbers,
+        zeros: Numbers | None = None,
+        order: Numbers | None = None,
+        bias: Numbers | None = None,
+        **given: object,
+    ) -> tuple[Numbers]:
+        how = Attributes(given)
+        bits, depth, outputs = how.integer("bits", 4), how.integer("K", 0), how.integer("N", 0)
+        if order is not None:
+            raise NotImplementedError("inputs in another order")
+        levels = _unpack(packed.reshape(outputs, -1), bits).reshape(*packed.shape[:2], -1)
+        middle: Numbers = np.full(levels.shape[:2], 1 << (bits - 1))
+        if zeros is not None:
+            rows = zeros.reshape(outputs, -1)
+            middle = (_unpack(rows, bits) if zeros.dtype == np.uint8 else rows)[:, : levels.shape[1]]
+        dtype = _summing(a.dtype)
+        centred = levels.astype(dtype) - middle.astype(dtype)[..., None]
+        weight = (centred * scales.astype(dtype).reshape(*middle.shape, 1)).reshape(outputs, -1)[:, :depth]
+        result = self._freedom.disturb(np.matmul(a.astype(dtype, copy=False), weight.T), freedom.SUM)
+        result = result if bias is None else result + bias.astype(dtype)
+        return (result.astype(a.dtype, copy=False),)
+
+
+def _unpack(rows: Numbers, bits: int) -> NDArray[np.uint8]:
+    """The numbers of a few bits in rows of bytes, the lowest bits first."""
+    parts = rows.astype(np.uint8)[..., None] >> np.arange(0, 8, bits, dtype=np.uint8)
+    return (parts & np.uint8((1 << bits) - 1)).reshape(len(rows), -1)
+
+
+CONTRACTIONS: tuple[type[OpRun], ...] = (Conv, ConvTranspose, MatMul, Gemm, MatMulNBits)

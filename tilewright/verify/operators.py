@@ -178,14 +178,27 @@ class DequantizeLinear(_Operator):
 
     def _run(self, x: Numbers, scale: Floats, zero: Numbers | None = None, **given: object) -> tuple[Floats]:
         attributes = Attributes(given)
-        if attributes.integer("block_size", 0) or x.dtype.kind not in "iu":
-            raise NotImplementedError("quantization by blocks, or to floating-point numbers")
-        axis = attributes.integer("axis", 1)
+        few = x.dtype.name in (
+            "int4",
+            "uint4",
+        )  # types of ml_dtypes, of which NumPy does not say that they are integers
+        if x.dtype.kind not in "iu" and not few:
+            raise NotImplementedError("quantization to floating-point numbers")
+        axis, block = attributes.integer("axis", 1), attributes.integer("block_size", 0)
+        if block:
+            levels = x.astype(np.float64)
+            moved = 0.0 if zero is None else _repeat(zero.astype(np.float64), block, axis, x.shape)
+            return (((levels - moved) * _repeat(scale, block, axis, x.shape)).astype(scale.dtype, copy=False),)
         column = (-1,) + (1,) * (x.ndim - axis % max(1, x.ndim) - 1) if scale.ndim and scale.size > 1 else ()
         whole = x.astype(np.float64)
         if zero is not None:
             whole = whole - zero.astype(np.float64).reshape(column)
         return ((whole * scale.reshape(column)).astype(scale.dtype, copy=False),)
+
+
+def _repeat(numbers: Floats, block: int, axis: int, shape: tuple[int, ...]) -> Floats:
+    """Numbers of blocks along an axis as numbers of elements. The last block may stick out."""
+    return np.repeat(numbers, block, axis)[tuple(map(slice, shape))]
 
 
 OPERATORS: tuple[type[OpRun], ...] = (

@@ -55,7 +55,9 @@ def test_windows_of_all_kinds(lanes: int, data: st.DataObject) -> None:
     x = data.draw(st.sampled_from([lanes, lanes - 1, max(2, lanes // 2)]))
     for axis in range(2):
         assume(size[axis] + padding[axis] + padding[axis + 2] > dilation[axis] * (kernel[axis] - 1))
-    function = depthwise_conv2d((n, blocks, *size, x), (blocks, *kernel, x), stride, padding, dilation)
+    last = data.draw(st.booleans())
+    shape = (n, 1, *size, blocks * x) if last else (n, blocks, *size, x)
+    function = depthwise_conv2d(shape, (blocks, *kernel, x), stride, padding, dilation)
     task = task_of("depthwise_conv2d", function)
     space = make_space(task, target)
     assert isinstance(space, DepthwiseSpace)
@@ -63,21 +65,26 @@ def test_windows_of_all_kinds(lanes: int, data: st.DataObject) -> None:
     image = rng.standard_normal((n, blocks, *size, x)).astype(np.float32)
     weight = rng.standard_normal((blocks, *kernel, x)).astype(np.float32)
     want = convolve(image, weight, stride, padding, dilation)
+    if last:
+        image, want = (np.moveaxis(a, 1, 3).reshape(n, 1, *a.shape[2:4], -1) for a in (image, want))
     for config in [space.default(), *sample(space, rng, 2)]:
         out = tvm.runtime.tensor(np.full(want.shape, np.nan, np.float32))
-        call_kernel(space.schedule(config).mod, target, tvm.runtime.tensor(image), tvm.runtime.tensor(weight), out)
+        operand = tvm.runtime.tensor(np.ascontiguousarray(image))
+        call_kernel(space.schedule(config).mod, target, operand, tvm.runtime.tensor(weight), out)
         np.testing.assert_allclose(out.numpy(), want, rtol=1e-4, atol=1e-4, err_msg=str(config))
 
 
 def test_what_the_template_does_not_serve() -> None:
-    """Channels last, and vectors longer than a register, have the loops of other contractions."""
+    """Kernels of 1x1, and vectors longer than a register, have the loops of other contractions."""
     last = task_of("last", depthwise_conv2d((1, 1, 6, 6, 32), (2, 3, 3, 16), (1, 1), (1, 1, 1, 1), (1, 1)))
+    point = task_of("point", depthwise_conv2d((1, 2, 6, 6, 16), (2, 1, 1, 16), (1, 1), (0, 0, 0, 0), (1, 1)))
     wide = task_of("wide", depthwise_conv2d((1, 2, 6, 6, 16), (2, 3, 3, 16), (1, 1), (1, 1, 1, 1), (1, 1)))
     template = DepthwiseTemplate()
-    assert not template.serves(last, lane_target(16))
+    assert template.serves(last, lane_target(16))
+    assert not template.serves(point, lane_target(16))
     assert template.serves(wide, lane_target(16))
     assert not template.serves(wide, lane_target(8))
-    for task in (last, wide):
+    for task in (last, wide, point):
         assert make_space(task, lane_target(8)).template.startswith("contraction")
 
 

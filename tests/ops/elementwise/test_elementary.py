@@ -29,8 +29,11 @@ FUNCTIONS: dict[str, Callable[[Any], Any]] = ELEMENTARY | {
     "mish": elementary.mish,
     "twice_sigmoid": lambda x: elementary.twice_sigmoid(x, -1),
 }
-#: It crosses zero, where a relative error says nothing.
-SLOPE: dict[str, Callable[[Any], Any]] = {"gelu_slope": elementary.gelu_slope}
+#: Their absolute errors are bounded.
+ABSOLUTE: dict[str, Callable[[Any], Any]] = {
+    "gelu_slope": elementary.gelu_slope,
+    "gelu_in_training": elementary.gelu_in_training,
+}
 #: It takes no positive numbers.
 BELOW: dict[str, Callable[[Any], Any]] = {"exp_below_zero": exp_below_zero}
 
@@ -85,7 +88,7 @@ def compiled(name: str, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], st
     import tvm
 
     require(TARGET)
-    function = elementwise.apply_formula((FUNCTIONS | SLOPE | BELOW)[name], x.shape, "y").with_attr(
+    function = elementwise.apply_formula((FUNCTIONS | ABSOLUTE | BELOW)[name], x.shape, "y").with_attr(
         "global_symbol", "main"
     )
     schedule = tvm.s_tir.Schedule(tvm.ir.IRModule({"main": function}))
@@ -120,6 +123,15 @@ def test_relative_errors_are_below_a_millionth_wherever_the_result_is_normal(nam
     for symbol in ("exp", "log", "erf", "tanh", "pow"):  # of the C library
         assert f"{symbol}f@" not in assembly
         assert f"{symbol}f\n" not in assembly
+
+
+def test_the_gelu_of_training() -> None:
+    x = np.resize(POINTS, len(POINTS) // TARGET.lanes * TARGET.lanes)
+    got, _ = compiled("gelu_in_training", x)
+    with np.errstate(all="ignore"):
+        wide = np.maximum(x.astype(np.float64), -40)
+        want = 0.5 * wide * _erfc(-wide / np.sqrt(2))
+    np.testing.assert_allclose(got, want, rtol=3e-7, atol=1e-6)
 
 
 def test_the_slope_of_the_gelu() -> None:

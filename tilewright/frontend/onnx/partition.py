@@ -26,7 +26,9 @@ __all__ = ["HEAVY", "SEGMENT", "SEGMENT_DOMAIN", "Partition", "Segment", "divide
 #: The operator that represents a segment in the compiled graph, and its domain.
 SEGMENT, SEGMENT_DOMAIN = "Segment", "tilewright"
 #: Operators whose work takes longer than changing from ONNX Runtime to kernels and back.
-HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "Einsum", "Attention"})
+HEAVY = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits", "LSTM", "GRU", "RNN", "Einsum", "Attention"}
+)
 #: A group of compiled operators joins the segment next to it if its results have fewer elements together: a choice.
 _FEW = 1 << 14
 

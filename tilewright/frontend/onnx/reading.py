@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -17,6 +18,9 @@ from tilewright.frontend.shapes import ShapeRequest
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.measure.memory import memory_error
 from tilewright.scratch import explained
+
+if TYPE_CHECKING:
+    from tilewright.tuning.preparation import Preparation
 
 __all__ = ["OnnxReading", "ReadModels", "read_here", "read_onnx", "read_prepared"]
 
@@ -57,7 +61,7 @@ class OnnxReading:
         shapes: the shapes of inputs with symbolic dimensions, by name; or a request with buckets and fixed values.
         folded: whether ONNX Runtime has folded constants and batch norms, known when :meth:`result` returns. If its
             optimiser crashes, the model is read without it.
-        notes: what was done with the model before it was read, for the report of a tuning.
+        preparation: what was done with the model before it was read, for the report of a tuning; None: nothing.
     """
 
     def __init__(
@@ -67,7 +71,7 @@ class OnnxReading:
         how: Callable[..., None] = prepare,
     ) -> None:
         self.path, self.folded = path, True
-        self.notes: tuple[str, ...] = ()
+        self.preparation: Preparation | None = None
         self.shapes = shapes if isinstance(shapes, ShapeRequest) else dict(shapes)
         self._how = how
         self._call: IsolatedCall | None = None

@@ -111,12 +111,19 @@ def infer_types(model: onnx.ModelProto) -> dict[str, onnx.TypeProto]:
 
 
 def _infer_learnt(graph: onnx.GraphProto, types: Mapping[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
-    """The types of results of ``ai.onnx.ml`` that have their input's shape, as far as ``types`` does not say them.
+    """The types of results of other domains' operators, as far as ``types`` does not say them.
 
-    ONNX infers no shapes for these operators, or not for all of their versions.
+    ONNX infers no shapes for operators of ``ai.onnx.ml`` that keep their input's shape, or not for all of their
+    versions, and none for ``MatMulNBits`` of ``com.microsoft``.
     """
     found: dict[str, onnx.TypeProto] = {}
     for node in graph.node:
+        if (node.domain, node.op_type) == ("com.microsoft", "MatMulNBits"):
+            given = find_fixed(types.get(node.input[0]))
+            columns = next((a.i for a in node.attribute if a.name == "N"), 0)
+            if given is not None and columns and find_fixed(types.get(node.output[0])) is None:
+                found[node.output[0]] = helper.make_tensor_type_proto(given.elem_type, (*given.shape[:-1], columns))
+            continue
         if node.domain != "ai.onnx.ml" or node.op_type not in _SHAPED or find_fixed(types.get(node.output[0])):
             continue
         given = find_fixed(types.get(node.input[0]))

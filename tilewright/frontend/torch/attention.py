@@ -1,7 +1,8 @@
-"""Attention in training: its result with what PyTorch saves of it, and its gradient, which is decomposed into products.
+"""Attention in training: its result with what PyTorch saves of it, and its gradient.
 
 PyTorch saves the logarithm of the sum of each row of exponentials. So the gradient computes the probabilities without
-another sum along rows. The result is one operator, unless a mask is added to the scores.
+another sum along rows. Both are one operator each, unless a mask is added to the scores. Then they are decomposed into
+products.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch._ops import OpOverload
 
-__all__ = ["ATTENTION", "attention_decompositions"]
+__all__ = ["ATTENTION", "ATTENTION_GRADIENT", "attention_decompositions"]
 
 
 def attention_decompositions() -> dict[OpOverload, Callable[..., object]]:
@@ -42,8 +43,7 @@ def _attention(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The result ``(n, heads, queries, depth)``, and the logarithms of the sums of rows ``(n, heads, queries)``."""
     assert dropout_p == 0.0, "PyTorch takes another operator for dropout"
-    queries, keys = query.size(2), key.size(2)
-    if attn_mask is None and min(queries, keys) >= _FEWEST and (queries == keys or not is_causal):
+    if _is_one_operator(query, key, is_causal, attn_mask):
         factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
         result, logarithms = call_operator(ATTENTION, _SCHEMA, _results, query, key, value, is_causal, factor)
         return _lay_tokens_first(result), logarithms
@@ -59,13 +59,30 @@ def _attention(
 #: The operator that computes attention and the logarithms of the sums: its name, and what it takes and gives.
 ATTENTION = "attention_with_sums"
 _SCHEMA = "(Tensor query, Tensor key, Tensor value, bool causal, float scale) -> (Tensor, Tensor)"
+#: The operator that computes the gradients of queries, keys and values.
+ATTENTION_GRADIENT = "attention_gradient"
+_GRADIENT_SCHEMA = (
+    "(Tensor gradient, Tensor query, Tensor key, Tensor value, Tensor out, Tensor sums, bool causal, float scale) -> "
+    "(Tensor, Tensor, Tensor)"
+)
 #: Fewest queries and keys of an attention that is one operator.
 _FEWEST = 4
+
+
+def _is_one_operator(query: torch.Tensor, key: torch.Tensor, is_causal: bool, mask: torch.Tensor | None) -> bool:
+    """Whether an attention is one operator, and so is its gradient."""
+    queries, keys = query.size(2), key.size(2)
+    return mask is None and min(queries, keys) >= _FEWEST and (queries == keys or not is_causal)
 
 
 def _results(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any) -> tuple[torch.Tensor, ...]:
     """Tensors like the results of :data:`ATTENTION`."""
     return query.new_empty((*query.shape[:3], value.size(3))), query.new_empty(query.shape[:3])
+
+
+def _gradients(gradient: torch.Tensor, *others: Any) -> tuple[torch.Tensor, ...]:
+    """Tensors like the results of :data:`ATTENTION_GRADIENT`."""
+    return tuple(tensor.new_empty(tensor.shape) for tensor in others[:3])
 
 
 def _attention_backward(
@@ -93,6 +110,10 @@ def _attention_backward(
     out, logsumexp, dropout_p, is_causal = others
     assert dropout_p == 0.0, "PyTorch takes another operator for dropout"
     factor = 1.0 / math.sqrt(query.size(-1)) if scale is None else scale
+    if _is_one_operator(query, key, is_causal, attn_mask):
+        tensors = (gradient, query, key, value, out, logsumexp)
+        dq, dk, dv = call_operator(ATTENTION_GRADIENT, _GRADIENT_SCHEMA, _gradients, *tensors, is_causal, factor)
+        return _lay_tokens_first(dq), _lay_tokens_first(dk), _lay_tokens_first(dv)
     scores = _scores(query, key, is_causal, attn_mask, scale)
     probabilities = (scores - logsumexp.unsqueeze(-1)).exp()
     # Heads lie side by side for each token, so that is the order in which these sums read.

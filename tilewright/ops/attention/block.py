@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.ops.attention.elements import Elements
+from tilewright.ops.attention.turning import turn_square
 from tilewright.ops.elementwise.exponential import exp_below_zero, log
 from tilewright.ops.elementwise.float32 import number, select
 from tilewright.ops.statements import bound_index, load, make_counter, make_index, make_loop, make_sequence, store
@@ -127,11 +128,7 @@ class Block:
         return sides and attention.q[-1][1] == ("depth", 0)
 
     def _turn_vectors(self) -> Stmt:
-        """Scale and transpose the queries by squares of vectors.
-
-        A square is transposed in log2(lanes) steps. Each step exchanges one bit of the row's number with that of the
-        column's, for which a pair of rows is shuffled twice.
-        """
+        """Scale and transpose the queries by squares of vectors."""
         from tvm import tirx
 
         attention, lanes, writer = self.attention, self.nest.lanes, self.writer
@@ -143,22 +140,9 @@ class Block:
         for row in range(lanes):
             query = self._first_query(vector) + row
             rows.append(writer.load("q", attention.q, self.item, query=query, depth=along) * scale)
-        squares = [writer.allocate(f"square{i}_{self.vectors}", (lanes, lanes), "local") for i in range(2)]
-        whole = tirx.Ramp(make_index(0), make_index(1), lanes)
-        statements = [store(squares[0], value, [make_index(row), whole]) for row, value in enumerate(rows)]
-        for bit in (1 << place for place in reversed(range(lanes.bit_length() - 1))):
-            old, new = squares
-            for row in range(lanes):
-                # The columns that have this bit as the row has it stay; the others come from the row without it.
-                pair = [load(old, [make_index(row), whole]), load(old, [make_index(row ^ bit), whole])]
-                places = [lane if lane & bit == row & bit else lanes + (lane ^ bit) for lane in range(lanes)]
-                shuffled = tirx.Shuffle(pair, [tirx.const(place, "int32") for place in places])
-                statements.append(store(new, shuffled, [make_index(row), whole]))
-            squares.reverse()
+        statements, turned = turn_square(writer, rows, f"square_{self.vectors}")
         at = tirx.Ramp(vector * lanes, make_index(1), lanes)
-        statements += [
-            store(self.turned, load(squares[0], [make_index(row), whole]), [first + row, at]) for row in range(lanes)
-        ]
+        statements += [store(self.turned, value, [first + row, at]) for row, value in enumerate(turned)]
         body = make_loop(chunk, -(-attention.depth // lanes), make_sequence(statements))
         return make_loop(vector, self.vectors, body)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr, Var
     from tvm.tirx import ForKind
 
-__all__ = ["Elements", "Nest"]
+__all__ = ["Elements", "Nest", "Tensors"]
 
 
 @dataclass(frozen=True)
@@ -56,35 +56,24 @@ class Nest:
         return cls(1, 1, 1, 1, 1, 1, attention.keys, written_out=False)
 
 
-class Elements:
-    """The tensors of an attention.
+class Tensors:
+    """The tensors of a function that is written for a batch of matrices.
 
     Attributes:
+        batch: the extents of the batch's parts.
         params: the parameters by name.
         buffers: the buffers besides.
-        copies: the copied keys and values by the names of their operands; empty if they are read where they lie.
 
     Args:
-        attention: the operator.
-        params: one buffer for each of ``attention.shapes``.
-        nest: how the loops are arranged.
+        batch: the extents of the batch's parts.
+        params: the parameters by name.
+        written_out: whether inner loops are vectorised and unrolled.
     """
 
-    def __init__(self, attention: Attention, params: Sequence[Var], nest: Nest) -> None:
-        self.attention, self.nest = attention, nest
-        self.params = dict(zip(attention.shapes, params, strict=True))
+    def __init__(self, batch: tuple[int, ...], params: Mapping[str, Var], written_out: bool) -> None:
+        self.batch, self.params = batch, dict(params)
         self.buffers: list[Var] = []
-        self.copies: dict[str, Var] = {}
-        if nest.copies:
-            self.copies["k"] = self.allocate("k_copy", (attention.keys, attention.depth))
-            self.copies["v"] = self.allocate("v_copy", (attention.keys, attention.width))
-
-    def read(self, name: str, item: Expr, key: Expr, column: Expr) -> Expr:
-        """An element of the keys or the values."""
-        if self.nest.copies:
-            return load(self.copies[name], [key, column])
-        axes = {"key": key, "depth" if name == "k" else "width": column}
-        return self.load(name, getattr(self.attention, name), item, **axes)
+        self._written_out = written_out
 
     def allocate(self, name: str, shape: tuple[int, ...], scope: str = "global") -> Var:
         """A new buffer of float32; ``scope`` ``local``: registers."""
@@ -94,13 +83,12 @@ class Elements:
 
     def indices(self, dims: Sequence[Place], item: Expr, **axes: Expr) -> list[Expr]:
         """The index of each dimension for a matrix of the batch."""
-        batch = self.attention.batch
         found = []
         for kind, place in dims:
             if kind == "batch":
-                step = math.prod(batch[place + 1 :])
+                step = math.prod(self.batch[place + 1 :])
                 index = item // make_index(step) if step > 1 else item
-                found.append(index % make_index(batch[place]) if place else index)
+                found.append(index % make_index(self.batch[place]) if place else index)
             else:
                 found.append(make_index(place) if kind == "fixed" else axes[kind])
         return found
@@ -114,11 +102,39 @@ class Elements:
         """The kind of a loop that is written out."""
         from tvm.tirx import ForKind
 
-        return ForKind.UNROLLED if self.nest.written_out else None
+        return ForKind.UNROLLED if self._written_out else None
 
     @property
     def vectorized(self) -> ForKind | None:
         """The kind of a loop over the lanes of a vector."""
         from tvm.tirx import ForKind
 
-        return ForKind.VECTORIZED if self.nest.written_out else None
+        return ForKind.VECTORIZED if self._written_out else None
+
+
+class Elements(Tensors):
+    """The tensors of an attention.
+
+    Attributes:
+        copies: the copied keys and values by the names of their operands; empty if they are read where they lie.
+
+    Args:
+        attention: the operator.
+        params: one buffer for each of ``attention.shapes``.
+        nest: how the loops are arranged.
+    """
+
+    def __init__(self, attention: Attention, params: Sequence[Var], nest: Nest) -> None:
+        super().__init__(attention.batch, dict(zip(attention.shapes, params, strict=True)), nest.written_out)
+        self.attention, self.nest = attention, nest
+        self.copies: dict[str, Var] = {}
+        if nest.copies:
+            self.copies["k"] = self.allocate("k_copy", (attention.keys, attention.depth))
+            self.copies["v"] = self.allocate("v_copy", (attention.keys, attention.width))
+
+    def read(self, name: str, item: Expr, key: Expr, column: Expr) -> Expr:
+        """An element of the keys or the values."""
+        if self.nest.copies:
+            return load(self.copies[name], [key, column])
+        axes = {"key": key, "depth" if name == "k" else "width": column}
+        return self.load(name, getattr(self.attention, name), item, **axes)

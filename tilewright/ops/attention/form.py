@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from tilewright.errors import FormError
 
-__all__ = ["KIND", "Attention", "Dims", "Place"]
+__all__ = ["KIND", "Attention", "Dims", "Place", "read_dims"]
 
 #: The kind of the tasks.
 KIND = "attention"
@@ -100,33 +101,37 @@ class Attention:
         """
         try:
             fields = json.loads(detail)
-            operands = {name: _dims(fields[name]) for name in ("q", "k", "v")}
+            operands = {name: read_dims(fields[name]) for name in ("q", "k", "v")}
             out = tuple(_place(place) for place in fields["out"])
-            masks = tuple(_dims(dims) for dims in fields["masks"])
+            masks = tuple(read_dims(dims) for dims in fields["masks"])
             attention = cls(**(fields | operands | {"batch": tuple(fields["batch"]), "out": out, "masks": masks}))
             attention._check()
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise FormError(f"an attention has a description of its operands, but this is none: {exc}") from exc
         return attention
 
+    def extents(self, places: Iterable[Place]) -> Dims:
+        """The places of a tensor's dimensions, with their extents."""
+        return tuple((self._extent(place), place) for place in places)
+
+    def lies(self, dims: Dims, *kinds: str) -> bool:
+        """Whether dimensions fit their places: those of the batch and of ``kinds``, each of which is there once."""
+        moving = [place for _, place in dims if place[0] != "fixed"]
+        wanted = [("batch", i) for i in range(len(self.batch))] + [(kind, 0) for kind in kinds]
+        needed = {place for place in wanted if self._extent(place) > 1}
+        return needed <= {*moving} and len({*moving}) == len(moving) and self._fits(dims)
+
+    def _fits(self, dims: Dims) -> bool:
+        return all(0 <= p[1] < e if p[0] == "fixed" else e == self._extent(p) for e, p in dims)
+
     def _check(self) -> None:
         sizes = (*self.batch, self.queries, self.keys, self.depth, self.width)
-        batch = {("batch", i) for i in range(len(self.batch))}
-
-        def lies(dims: Dims, *kinds: str) -> bool:
-            """Whether the dimensions fit their places, each of which is there once."""
-            moving = [place for _, place in dims if place[0] != "fixed"]
-            needed = {place for place in batch | {(kind, 0) for kind in kinds} if self._extent(place) > 1}
-            return needed <= {*moving} and len({*moving}) == len(moving) and fits(dims)
-
-        def fits(dims: Dims) -> bool:
-            return all(0 <= p[1] < e if p[0] == "fixed" else e == self._extent(p) for e, p in dims)
-
+        lies, fits = self.lies, self._fits
         wanted = [
             all(isinstance(size, int) and size > 0 for size in sizes) and bool(self.batch),
             lies(self.q, "query", "depth") and lies(self.k, "key", "depth") and lies(self.v, "key", "width"),
             self.v[-1][1] == self.out[-1] == ("width", 0),
-            lies(tuple((self._extent(place), place) for place in self.out), "query", "width"),
+            lies(self.extents(self.out), "query", "width"),
             isinstance(self.scale, float) and math.isfinite(self.scale),
             all(fits(mask) and {p[0] for _, p in mask} <= {"batch", "query", "key", "fixed"} for mask in self.masks),
             all(isinstance(flag, bool) for flag in (self.causal, self.safe, self.sums)),
@@ -143,5 +148,6 @@ def _place(found: Any) -> Place:
     return kind, number
 
 
-def _dims(found: Any) -> Dims:
+def read_dims(found: Any) -> Dims:
+    """How an operand lies in what ``json.loads`` gives of that; raises ValueError or TypeError for anything else."""
     return tuple((int(extent), _place(place)) for extent, place in found)

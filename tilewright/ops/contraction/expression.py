@@ -39,6 +39,7 @@ def conv2d(
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
+    last: bool = False,
 ) -> PrimFunc:
     """Convolution of NCHW[cb]c data with packed weights. Gives a PrimFunc (data, weight, output).
 
@@ -48,6 +49,7 @@ def conv2d(
         stride: of rows and columns.
         padding: top, left, bottom, right.
         dilation: of rows and columns.
+        last: whether the output has one block of all channels. Otherwise its blocks are those of the weights.
     """
     from tvm import te
 
@@ -69,7 +71,10 @@ def conv2d(
         name=BLOCK,
         attrs=mark_roles("boppl/rrrr"),
     )
-    return make_function([a, w, c], FUSABLE)
+    if not last:
+        return make_function([a, w, c], FUSABLE)
+    y = te.compute((n, 1, rows, cols, oo * x), lambda b, _, i, j, v: c[b, v // x, i, j, v % x], name="unpack")
+    return make_function([a, w, y], FUSABLE)
 
 
 @lru_cache(KEPT)

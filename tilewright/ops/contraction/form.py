@@ -22,6 +22,8 @@ __all__ = ["AXES", "BLOCK", "KIND", "PACK", "PAD", "ROLES", "Access", "Form", "f
 AXES = ("n", "o", "h", "w", "l", "rc", "kh", "kw", "ri", "g")
 #: The kind of the tasks, and the attribute of their functions that tells the roles of the block's iterators.
 KIND, ROLES = "contraction", "tilewright.contraction"
+#: The axes of the reduction of weights of 4 bits.
+_NIBBLES = ("rc", "kw", "ri")
 #: The names of the blocks that add and multiply, that pad the data, and that pack the right operand of a product.
 BLOCK, PAD, PACK = "contraction", "pad", "pack"
 
@@ -61,6 +63,9 @@ class Form:
         depthwise: whether the data have the lane axis, too. They are then multiplied vector by vector.
         quads: whether data and weights are bytes, of which four along the inputs of a block are one element here: an
             instruction multiplies them together. The block's last iterator, over the bytes of a quad, is no axis.
+        nibbles: whether the weights are words of eight levels, whose scales are further operands. Then ``rc`` are
+            blocks with one scale, ``kw`` the words of a block, and ``ri`` the levels of a word, and scales are in no
+            access: they are a small share of the weights. Or such words become numbers in the block that packs.
     """
 
     iterators: tuple[str, ...]
@@ -72,6 +77,12 @@ class Form:
     padded: bool
     depthwise: bool = False
     quads: bool = False
+    nibbles: bool = False
+
+    @property
+    def unpacks(self) -> bool:
+        """Whether words become numbers in the loops of the contraction, rather than in a block before it."""
+        return self.nibbles and "kw" in self.iterators
 
     def bytes(self, name: str) -> int:
         """Bytes of the buffer ``name`` that all iterations together touch."""
@@ -85,8 +96,8 @@ def mark_roles(roles: str) -> dict[str, str]:
 
     Args:
         roles: what the iterators are for, spatial ones before the slash. b: batch, g: groups, o: blocks of output
-            channels, p: pixels or rows, l: lane, r: reduction, q: bytes of a quad. ``boppl/rrrr`` is a convolution, and
-            ``boppl/rrrrq`` one of bytes.
+            channels, p: pixels or rows, l: lane, r: reduction, q: bytes of a quad. ``boppl/rrrr`` is a convolution,
+            ``boppl/rrrrq`` one of bytes, and ``pol/rrr`` a product with weights of 4 bits.
     """
     return Mark(KIND, roles).annotations
 
@@ -135,13 +146,18 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     depthwise = "rc" not in iterators and "ri" not in iterators
     weights = reads[1:] if depthwise else [a for a in reads if "l" in dict(a.steps)]
     data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
+    nibbles = iterators[spatial:] == _NIBBLES
+    if nibbles:  # the scales, and perhaps zero points, follow the words
+        weights = [a for a in weights if "kw" in dict(a.steps)]
     if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
         raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
     if quads:
         data, weights = [_beside_quads(data[0]) if depthwise else _in_quads(data[0])], [_in_quads(weights[0])]
     accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
     del extents["q"]
-    padded = find_pad(schedule, block) is not None
+    pad = find_pad(schedule, block)
+    padded = pad is not None
+    nibbles = nibbles or (pad is not None and any(str(r.source.ty.dtype) == "uint32" for r in schedule.get(pad).reads))
     dims = set(accesses[0].dims)
     plain = extents["kh"] == extents["kw"] == 1 and (("h", 1),) in dims and (("w", 1),) in dims
     plain = plain and not (quads and depthwise)  # a quad is of pixels
@@ -152,7 +168,9 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     if fused:
         extents |= {"w": extents["h"] * extents["w"], "h": 1}
         accesses = [_without_rows(a) for a in accesses]
-    return Form(iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise, quads)
+    return Form(
+        iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise, quads, nibbles
+    )
 
 
 def _axes_of(roles: str) -> tuple[str, ...]:
@@ -162,7 +180,7 @@ def _axes_of(roles: str) -> tuple[str, ...]:
     axes = [next(pixels, "") if role == "p" else other.get(role, "") for role in spatial]
     # With one axis of pixels, two reductions are inputs by blocks. With rows and columns, they are a depthwise kernel.
     pair = ["kh", "kw"] if spatial.count("p") == 2 else ["rc", "ri"]
-    axes += {"r": ["ri"], "rr": pair, "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
+    axes += {"r": ["ri"], "rr": pair, "rrr": [*_NIBBLES], "rrrr": ["rc", "kh", "kw", "ri"]}.get(reduction, [""])
     if "" in axes or len(set(axes)) != len(axes) or not {"o", "w", "l"} <= set(axes):
         raise FormError(f"the roles of a contraction's iterators are such as 'boppl/rrrr', but these are {roles!r}")
     return tuple(axes)

@@ -76,6 +76,8 @@ def register_pressure(form: Form, target: Target, columns: Columns) -> Ints:
     vectors = -(-form.extents["l"] // target.lanes)
     pixels = columns.rows * columns.cols
     wanted: Ints = columns.outs * pixels * vectors + np.where(pixels > 1, columns.outs * vectors, 1) + 1
+    if form.unpacks:  # two factors and a number for each block of outputs, and constants; 8 blocks of 1 row were slower
+        wanted = columns.outs * (pixels + 3) * vectors + 4
     return wanted
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tilewright.ops.contraction.dot_products import find_dot_product
 from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
+from tilewright.ops.contraction.nibbles import WORD
 from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Decisions, build_program, prepare
 from tilewright.ops.contraction.traffic import is_product, relative_traffic
 from tilewright.space.configs import choices_of
@@ -269,7 +270,13 @@ class ContractionSpace:
         if self._packs:
             # The operand is packed again for each parallel iteration, or once in a parallel loop of its own.
             again = np.maximum(iterations / max(self._form.extents["n"], 1), 1)
-            cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), 0.1 if small else 0.3)
+            once = 0.1 if small else 0.3
+            if (
+                self._form.nibbles
+            ):  # an iteration unpacks the outputs that it computes, so only chunks of rows repeat it
+                inside = np.arange(4) < c.parallel[:, None] - 1
+                again = np.where(inside & (c.order >= 2), np.take_along_axis(c.outer, c.order, 1), 1).prod(axis=1)
+            cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), once)
         if self._is_product and self._form.bytes("A") / self._form.extents["n"] > self.target.l2 / 2 and not small:
             wanted = _H_O_W_O  # chunks of rows in the second cache, beside a panel of weights in the first
         total: NDArray[np.float64] = (
@@ -288,6 +295,8 @@ class ContractionSpace:
         """How much of the sum is written out: enough multiply-adds for a loop, and no more code to compile."""
         if self._is_product:  # ViT-tiny's took 1.04 of the time with fewer
             return np.full(len(c.outs), 4.0)
+        if self._form.unpacks:  # a whole word, so that it is loaded once and its levels lie at known bits
+            return np.full(len(c.outs), float(WORD))
         vectors = -(-self._form.extents["l"] // self.target.lanes)
         found: NDArray[np.float64] = np.clip(_WRITTEN_OUT / (c.outs * c.rows * c.cols * vectors), 1, 4)
         return found
@@ -328,7 +337,7 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
         outer = divisors(tiles) if not form.rows and pixels % cols == 0 else [1]
         tile_w += [(f, tiles // f, cols) for f in outer if f == 1 or f < tiles]
     reductions = [_RC_FIRST]
-    if extents["kh"] * extents["kw"] > 1 and not form.depthwise:
+    if extents["kh"] * extents["kw"] > 1 and not form.depthwise and not form.nibbles:
         reductions += [_KERNEL_FIRST] if extents["rc"] > 1 else []
         reductions += [_COLUMNS_LAST] if extents["kw"] > 1 else []
     depths = ([0, 1] if extents["n"] * extents["g"] > 1 else [0]) + [2, 3, 4, 5]

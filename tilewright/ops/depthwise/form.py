@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
 from tilewright.ops.contraction.form import BLOCK, Form, find_pad, read_form
+from tilewright.ops.statements import make_index
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, Var
@@ -59,10 +60,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Depthwise:
-    """A depthwise convolution of blocked data, ``(n, blocks, rows, columns, lanes)``.
+    """A depthwise convolution of blocked data, ``(n, blocks, rows, columns, lanes)``, or of channels last.
 
     Attributes:
         batch, blocks, lanes: of the data and of the result.
+        last: whether the channels of all blocks lie side by side: ``(n, 1, rows, columns, blocks * lanes)``.
         rows, columns: how the window moves.
         data, weight: the buffers of the function.
         result: the sums, which the block of ``writes`` reads.
@@ -73,6 +75,7 @@ class Depthwise:
     batch: int
     blocks: int
     lanes: int
+    last: bool
     rows: Window
     columns: Window
     data: Var
@@ -80,6 +83,12 @@ class Depthwise:
     result: Var
     writes: tuple[tuple[Var, ...], SBlock]
     module: IRModule
+
+    def place(self, item: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> list[Expr]:
+        """The indices of a number of the data or of the result."""
+        if self.last:
+            return [item, make_index(0), row, column, block * self.lanes + lane]
+        return [item, block, row, column, lane]
 
 
 def read_depthwise(module: IRModule) -> Depthwise:
@@ -128,14 +137,16 @@ def read_windows(schedule: Schedule, form: Form, name: str, writer: str) -> Dept
     shape = [int(extent) for extent in data.ty.shape]
     windows = [_window(form, axis, shape[2 + i], before[i]) for i, axis in enumerate("hw")]
     extents = form.extents
-    if shape[:2] + shape[4:] != [extents["n"], extents["o"], extents["l"]]:
+    writes, last = read_writer(schedule, name, writer, extents["l"])
+    blocks = [1, extents["o"] * extents["l"]] if last else [extents["o"], extents["l"]]
+    if [shape[0], shape[1], shape[4]] != [extents["n"], *blocks]:
         raise FormError("a depthwise convolution keeps the blocks of its data")
+    if [int(v.dom.extent) for v in writes[1].iter_vars] != [shape[0], shape[1], *result.ty.shape[2:4], shape[4]]:
+        raise FormError("what follows a depthwise convolution keeps all of its result")
     if [int(extent) for extent in result.ty.shape[2:4]] != [extents["h"], extents["w"]]:
         raise FormError("a depthwise convolution of 1x1 has one loop over all pixels, which a contraction has, too")
-    writes = read_writer(schedule, name, writer)
-    return Depthwise(
-        extents["n"], extents["o"], extents["l"], windows[0], windows[1], data, weight, result, writes, schedule.mod
-    )
+    counts = extents["n"], extents["o"], extents["l"]
+    return Depthwise(*counts, last, windows[0], windows[1], data, weight, result, writes, schedule.mod)
 
 
 def inline_between(schedule: Schedule, kept: Sequence[str]) -> str:
@@ -159,8 +170,11 @@ def inline_between(schedule: Schedule, kept: Sequence[str]) -> str:
     return str(last[0])
 
 
-def read_writer(schedule: Schedule, name: str, writer: str) -> tuple[tuple[Var, ...], SBlock]:
-    """The variables of the block that reads the sums of the block ``name``, one for each axis, and that block.
+def read_writer(schedule: Schedule, name: str, writer: str, lanes: int) -> tuple[tuple[tuple[Var, ...], SBlock], bool]:
+    """The block that reads the sums of the block ``name``.
+
+    Returns:
+        Its variables, one for each axis, and the block; and whether it reads the channels of all blocks side by side.
 
     Raises:
         FormError: it does more than to compute each element of its result from the sum in the same place.
@@ -168,13 +182,30 @@ def read_writer(schedule: Schedule, name: str, writer: str) -> tuple[tuple[Var, 
     stmt = schedule.get(schedule.get_sblock(writer))
     result = schedule.get(schedule.get_sblock(name)).writes[0].source
     variables = tuple(v.var for v in stmt.iter_vars)
-    places = [[r.min for r in region.region] for region in stmt.reads if region.source.same_as(result)]
-    alike = len(places) == 1 and len(places[0]) == len(variables) == 5
-    if not alike or not all(p.same_as(v) for p, v in zip(places[0], variables, strict=True)):
-        raise FormError("what follows a depthwise convolution is element-wise, in its layout")
+    side_by_side = _reads_last(_loads(stmt, result), variables, lanes)
     if any(int(v.iter_type) != 0 for v in stmt.iter_vars):
         raise FormError("what follows a depthwise convolution reduces nothing")
-    return variables, stmt
+    return (variables, stmt), side_by_side
+
+
+def _reads_last(loads: Sequence[Sequence[Expr]], variables: Sequence[Var], lanes: int) -> bool:
+    """Whether a block reads the sums as channels that lie side by side.
+
+    Args:
+        loads: the indices of its loads of sums.
+        variables: of the block.
+        lanes: of a block of channels.
+    """
+    from tvm_ffi import structural_equal
+
+    if not loads or len(variables) != 5:
+        raise FormError("what follows a depthwise convolution is element-wise, in its layout")
+    n, _, row, column, channel = variables
+    side_by_side = [n, channel // lanes, row, column, channel % lanes]
+    for places, last in ((list(variables), False), (side_by_side, True)):
+        if all(all(map(structural_equal, load, places)) for load in loads):
+            return last
+    raise FormError("what follows a depthwise convolution is element-wise, in its layout")
 
 
 def _read_pad(stmt: SBlock) -> tuple[Var, tuple[int, int]]:

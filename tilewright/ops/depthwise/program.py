@@ -14,20 +14,19 @@ is never made, and no load is tested.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.ops.depthwise.form import Depthwise
 from tilewright.ops.statements import load, make_counter, make_index, make_loop, make_sequence, store
-from tilewright.ops.written import declare
+from tilewright.ops.written import declare, write_after
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
-    from tvm.s_tir import SBlock
     from tvm.tirx import Stmt
 
-__all__ = ["Nest", "RowWriter", "Tile", "move_block", "tiles_of", "write_depthwise"]
+__all__ = ["Nest", "RowWriter", "Tile", "tiles_of", "write_depthwise"]
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ class RowWriter:
         self._pixel = pixel if pixel is not None else self._operand
 
     def _operand(self, line: Expr, at: Expr, lane: Expr) -> Expr:
-        return load(self.form.data, [self.item, self.block, line, at, lane])
+        return load(self.form.data, self.form.place(self.item, self.block, line, at, lane))
 
     def write(self, item: Expr, block: Expr, row: Expr) -> Stmt:
         """The row ``row`` of results of an item and a block of channels."""
@@ -217,11 +216,11 @@ class RowWriter:
 
     def _finish(self, sums: Var, row: Expr, first: Expr, c: int) -> Stmt:
         """What follows the sums of a column, as the function has it."""
-        places = (self.item, self.block, row, first + c)
+        variables, block = self.form.writes
 
         def vector(lane: Expr) -> Stmt:
-            total = load(sums, [make_index(c), lane])
-            return move_block(self.form.writes, self.form.result, (*places, lane), total)
+            places = self.form.place(self.item, self.block, row, first + c, lane)
+            return write_after(block, variables, places, self.form.result, load(sums, [make_index(c), lane]))
 
         return self._vector(vector)
 
@@ -231,30 +230,3 @@ class RowWriter:
 
         lane = make_counter("lane")
         return make_loop(lane, self.form.lanes, write(lane), tirx.ForKind.VECTORIZED)
-
-
-def move_block(writes: tuple[tuple[Var, ...], SBlock], result: Var, places: Sequence[Expr], total: Expr) -> Stmt:
-    """The statement of a block that follows sums, at one place.
-
-    Args:
-        writes: the block's variables, and the block.
-        result: the buffer of sums that it reads.
-        places: what its variables are.
-        total: the sum there.
-    """
-    from tvm.ir import TensorLoad, Var
-    from tvm_ffi import structural_map
-
-    variables, block = writes
-    known = dict(zip(variables, places, strict=True))
-
-    def read(node: TensorLoad) -> Expr:
-        return total if node.source.same_as(result) else node
-
-    def moved(node: Var) -> Expr:
-        return known.get(node, node)
-
-    # The sum holds variables of its own, so the block's are replaced first.
-    body = structural_map(block.body, (Var, moved))
-    made: Stmt = structural_map(body, (TensorLoad, read))
-    return made

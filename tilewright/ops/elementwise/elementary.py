@@ -35,6 +35,7 @@ __all__ = [
     "exp",
     "expm1",
     "gelu",
+    "gelu_in_training",
     "gelu_slope",
     "gelu_tanh",
     "log",
@@ -86,6 +87,40 @@ _ERF_BOTTOM = (
     -1.68282697438203e-03,
     -7.37332916720468e-03,
     -1.42647390514189e-02,
+)
+#: (gelu'(x) - 1/2) / x by x^2, for |x| <= 6. Lawson's algorithm found the coefficients. gelu' is 1.4e-7 off at most.
+_SLOPE_TOP = (
+    1.90968129147232e-07,
+    3.585033998139882e-05,
+    2.3800876703624606e-05,
+    0.014210623874055176,
+    -0.030764196786712,
+    0.7978846994393877,
+)
+_SLOPE_BOTTOM = (
+    8.88980986156288e-06,
+    0.0001933677889443841,
+    0.0035283290619909295,
+    0.04105704337576375,
+    0.29478050078085416,
+    1.0,
+)
+#: erf(x / sqrt 2) / (2 x) by x^2, for |x| <= 5.7, in the same way: the error function is 1.2e-8 off at most.
+_NORMAL_TOP = (
+    2.157839542361297e-08,
+    6.373643813404707e-06,
+    0.00017938031361687727,
+    0.00474074939566987,
+    0.034940310000373995,
+    0.3989422062104108,
+)
+_NORMAL_BOTTOM = (
+    1.164864951625873e-06,
+    7.676099744617007e-05,
+    0.0019444830759401646,
+    0.029260128774059087,
+    0.25424784232562975,
+    1.0,
 )
 #: Masks that keep the first 12 or 8 bits of a significand.
 _TWELVE_BITS, _EIGHT_BITS = -(1 << 12), -(1 << 16)
@@ -154,17 +189,33 @@ def gelu(x: Expr) -> Expr:
     return let(x, result)
 
 
-def gelu_slope(x: Expr) -> Expr:
-    """The derivative of the GELU: (1 + erf(x / sqrt 2)) / 2 + x * e^(-x^2 / 2) / sqrt(2 pi)."""
+def gelu_in_training(x: Expr) -> Expr:
+    """GELU with an absolute error of 1e-6, which takes half the time of :func:`gelu`.
+
+    PyTorch's own has such an error where the result is small.
+    """
+    from tvm import tirx
 
     def result(x: Expr) -> Expr:
-        def both(e: Expr) -> Expr:
-            return let(e * _tail(absolute(x)), lambda p: select(x < number(0.0), p, number(1.0) - p) + x * e * scale)
+        def ratio(bounded: Expr, z: Expr) -> Expr:
+            half = bounded * horner(_NORMAL_TOP, z) / horner(_NORMAL_BOTTOM, z) + number(0.5)
+            return tirx.max(number(-5.7), x) * half
 
-        scale = number(0.3989422804014327)
-        return _bell(x, 0.5, both)
+        return let(clamp(x, -5.7, 5.7), lambda bounded: let(bounded * bounded, lambda z: ratio(bounded, z)))
 
-    return let(clamp(x, -14.4, 14.4), result)
+    return let(x, result)
+
+
+def gelu_slope(x: Expr) -> Expr:
+    """The derivative of the GELU: (1 + erf(x / sqrt 2)) / 2 + x * e^(-x^2 / 2) / sqrt(2 pi).
+
+    Its absolute error is 4e-7. A gradient needs no relative precision of slopes next to 0, so no exponential is needed.
+    """
+
+    def ratio(x: Expr) -> Expr:
+        return let(x * x, lambda z: x * horner(_SLOPE_TOP, z) / horner(_SLOPE_BOTTOM, z) + number(0.5))
+
+    return let(clamp(x, -6.0, 6.0), ratio)
 
 
 def sigmoid(x: Expr) -> Expr:

@@ -7,22 +7,31 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tilewright.ops.function import ELEMENTWISE, KEPT, make_function
+from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.tirx import PrimFunc
 
-__all__ = ["apply_formula"]
+__all__ = ["GELU", "apply_formula"]
+
+#: The kind of the mark of a GELU in training as importers emit it.
+GELU = "gelu_in_training"
 
 
 @lru_cache(KEPT)
-def apply_formula(formula: Callable[[Expr], Expr], shape: tuple[int, ...], name: str) -> PrimFunc:
+def apply_formula(formula: Callable[[Expr], Expr], shape: tuple[int, ...], name: str, marked: bool = False) -> PrimFunc:
     """``formula`` of each element. Gives a PrimFunc (data, output).
 
-    The expression has no mark: TVM fuses its own element-wise operators into it, and it into them.
+    Args:
+        formula: of an element.
+        shape: of the data.
+        name: of the function.
+        marked: whether it has a mark of this name, so that its layout is chosen later. Without one, TVM fuses its own
+            element-wise operators into it, and it into them.
     """
     from tvm import te
 
     x = te.placeholder(shape, name="data")
-    y = te.compute(shape, lambda *i: formula(x(*i)), name=name)
+    y = te.compute(shape, lambda *i: formula(x(*i)), name=name, attrs=Mark(name).annotations if marked else {})
     return make_function([x, y], ELEMENTWISE)

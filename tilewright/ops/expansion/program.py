@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tilewright.ops.depthwise.program import RowWriter, move_block
+from tilewright.ops.depthwise.program import RowWriter
 from tilewright.ops.expansion.form import Expansion
 from tilewright.ops.statements import load, make_counter, make_index, make_loop, make_sequence, store
-from tilewright.ops.written import declare
+from tilewright.ops.written import declare, write_after
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
@@ -168,7 +168,8 @@ class _Writer:
 
         def vector(lane: Expr) -> Stmt:
             at = (self.item, self.first_block + b, row, column + c, lane)
-            moved = move_block(self.form.writes, self.form.result, at, load(sums, [b, make_index(c), lane]))
+            variables, written = self.form.writes
+            moved = write_after(written, variables, at, self.form.result, load(sums, [b, make_index(c), lane]))
             return store(self.ring, moved.value, [b, row % self.depth, column + c, lane])
 
         return self._vector(vector)

@@ -18,10 +18,10 @@
         labelColor: muted, titleColor: muted, labelFont: font, titleFont: font, labelFontSize: 12, titleFontSize: 12,
         titleFontWeight: "normal", gridColor: line, domainColor: line, tickColor: line, titlePadding: 8, labelLimit: 200,
       },
-      axisX: { grid: false, domain: true }, axisY: { domain: false, ticks: false, tickCount: 5 },
+      axisX: { grid: false, domain: true, tickCount: { expr: "ceil(width / 70)" } }, axisY: { domain: false, ticks: false, tickCount: 5 },
       legend: { labelColor: ink, titleColor: muted, labelFont: font, titleFont: font, labelFontSize: 12, titleFontSize: 12,
         titleFontWeight: "normal", symbolStrokeWidth: 2, offset: 6, labelLimit: 260 },
-      range: { category: [accent, muted, ink, soft, faint, "#8a6d3b", "#4f6d7a"], ramp: ramp, heatmap: ramp },
+      range: { category: [accent, muted, ink, soft, "#8a6d3b", "#4f7d95", "#8a6aa5", "#5f8f5f", faint], ramp: ramp, heatmap: ramp },
       mark: { color: accent }, line: { strokeWidth: 2 }, text: { font, fontSize: 12, color: ink },
       // Colours by the name "color": Vega-Lite takes it for the fill or the stroke, before the colours of marks.
       style: {
@@ -29,6 +29,7 @@
         dot: { color: accent, filled: true, opacity: 1, size: 34 },
         faintdot: { color: muted, filled: true, opacity: 0.5, size: 22 },
         band: { color: band }, caption: { color: muted, fontSize: 11, font },
+        halo: { stroke: paper, strokeWidth: 4, strokeJoin: "round", color: paper, fontSize: 11, font },
         label: { color: ink, fontSize: 12, font }, figure: { color: muted, fontSize: 12, font },
         reference: { color: muted, strokeDash: [4, 3], strokeWidth: 1 }, interval: { color: ink, strokeWidth: 2 },
         roof: { color: muted, strokeWidth: 1.2 }, edge: { color: faint, strokeWidth: 1.4 }, grid: { color: line },

@@ -3,6 +3,7 @@
 from tilewright.frontend.onnx.converting import (
     arithmetic,
     moving,
+    nibbles,
     pooling,
     quantised,
     recurrent,
@@ -18,6 +19,7 @@ from tilewright.frontend.onnx.converting import (
 __all__ = [
     "arithmetic",
     "moving",
+    "nibbles",
     "pooling",
     "quantised",
     "recurrent",

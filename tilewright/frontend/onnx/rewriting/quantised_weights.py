@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from tilewright.frontend.onnx.rewriting.graph import Graph, read_attributes
 from tilewright.frontend.onnx.rewriting.integer_weights import find_integer_weights
+from tilewright.frontend.onnx.rewriting.nibbles import find_nibbles, has_nibbles
 from tilewright.frontend.onnx.rewriting.quantisation import MICROSOFT, input_name
 from tilewright.frontend.onnx.rewriting.registry import rewriting
 
@@ -36,7 +37,7 @@ def fold_weights(graph: Graph, node: onnx.NodeProto) -> bool:
     x, scale = graph.array(node.input[0]), graph.array(node.input[1])
     if x is None or scale is None or not _is_integer(graph, node.input[0]):
         return False
-    if node.output[0] in graph.remember(find_integer_weights):
+    if node.output[0] in graph.remember(find_integer_weights) or node.output[0] in graph.remember(find_nibbles):
         return False
     zero = graph.array(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     if zero is None and len(node.input) > 2 and node.input[2]:
@@ -91,8 +92,11 @@ def _spread(values: NDArray[_Number], shape: tuple[int, ...], axis: int, block: 
 def _narrow_product(graph: Graph, node: onnx.NodeProto) -> bool:
     """MatMulNBits(a, b) --> MatMul(a, weight) + bias, with the weight in float32.
 
-    Each row of the packed weight has blocks of numbers of a few bits, with the lowest bits first.
+    Each row of the packed weight has blocks of numbers of a few bits, with the lowest bits first. Weights of 4 bits
+    stay as they are, if a converter serves them.
     """
+    if has_nibbles(graph, node):
+        return False
     a, packed, scales, zeros, order, bias = (input_name(node, place) for place in range(6))
     attributes = read_attributes(node)
     k, n, bits, block = (attributes.get(name, 0) for name in ("K", "N", "bits", "block_size"))

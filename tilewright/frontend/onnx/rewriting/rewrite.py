@@ -17,6 +17,7 @@ from tilewright.frontend.onnx.rewriting import (  # noqa: F401 - importing a fam
     einsum,
     elementwise,
     indexing,
+    nibbles,
     normalisation,
     pooling,
     quantised,

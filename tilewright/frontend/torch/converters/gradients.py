@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tilewright.frontend.torch.attention import ATTENTION
+from tilewright.frontend.torch.attention import ATTENTION, ATTENTION_GRADIENT
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
 from tilewright.frontend.torch.graph import shape_of
 from tilewright.frontend.transposed import Axis, emit_transposed
 from tilewright.ops.attention import Attention, Dims, attention
-from tilewright.ops.elementwise.elementary import gelu_slope
-from tilewright.ops.elementwise.expression import apply_formula
+from tilewright.ops.attention_gradient import AttentionGradient, attention_gradient
+from tilewright.ops.elementwise.elementary import gelu_in_training, gelu_slope
+from tilewright.ops.elementwise.expression import GELU, apply_formula
 from tilewright.ops.elementwise.gradients import ActivationGradient, activation_gradient
 from tilewright.ops.pixel_sums import (
     NORM_SUMS,
@@ -157,6 +158,11 @@ def _gelu_slope(o: Operands) -> Results:
     return _call(o, apply_formula(gelu_slope, o.shape(0), "gelu_slope"), "gelu_slope")
 
 
+@converter("tilewright.gelu_in_training.default")
+def _gelu(o: Operands) -> Results:
+    return _call(o, apply_formula(gelu_in_training, o.shape(0), GELU, marked=True), GELU)
+
+
 @converter("tilewright.layer_norm_gradient.default")
 def _layer_norm_gradient(o: Operands) -> Results:
     rows, columns = o.shape("gradient")
@@ -179,11 +185,37 @@ def _attention(o: Operands) -> Results:
     """Attention, and the logarithms of the sums of exponentials, as plain loops."""
     from tvm import relax
 
+    form = _plain_attention(o)
+    kinds = [relax.TensorType(form.shapes[name], "float32") for name in ("out", "sums")]
+    operands = [o.expr(name) for name in ("query", "key", "value")]
+    results = o.emit(relax.call_tir(o.builder.add_func(attention(form), "attention"), operands, kinds))
+    out, sums = (o.emit(relax.TupleGetItem(results, place)) for place in range(2))
+    return [out, o.reshape(sums, (*form.batch, form.queries))]
+
+
+@converter(f"tilewright.{ATTENTION_GRADIENT}.default")
+def _attention_gradient(o: Operands) -> Results:
+    """The gradients of queries, keys and values, as plain loops."""
+    from tvm import relax
+
+    form = _plain_attention(o)
+    dims = (*form.extents(form.out[:2]), (form.queries, ("query", 0)), (form.width, ("width", 0)))
+    gradient = AttentionGradient(form, dims, form.q, form.k, form.v)
+    kinds = [relax.TensorType(gradient.shapes[name], "float32") for name in gradient.results]
+    operands = [o.expr(name) for name in ("gradient", "query", "key", "value", "out")]
+    operands.append(o.reshape(o.expr("sums"), form.shapes["sums"]))
+    function = o.builder.add_func(attention_gradient(gradient), ATTENTION_GRADIENT)
+    results = o.emit(relax.call_tir(function, operands, kinds))
+    return [o.emit(relax.TupleGetItem(results, place)) for place in range(3)]
+
+
+def _plain_attention(o: Operands) -> Attention:
+    """The attention of an operator with queries, keys and values in plain order."""
     (n, heads, queries, depth), keys, width = o.shape("query"), o.shape("key")[2], o.shape("value")[3]
     if {o.dtype(name) for name in ("query", "key", "value")} != {"float32"}:
         raise ValueError("attention in training is compiled for float32")
     batch: Dims = ((n, ("batch", 0)), (heads, ("batch", 1)))
-    form = Attention(
+    return Attention(
         (n, heads),
         queries,
         keys,
@@ -197,11 +229,6 @@ def _attention(o: Operands) -> Results:
         causal=bool(o.given("causal")),
         sums=True,
     )
-    kinds = [relax.TensorType(form.shapes[name], "float32") for name in ("out", "sums")]
-    operands = [o.expr(name) for name in ("query", "key", "value")]
-    results = o.emit(relax.call_tir(o.builder.add_func(attention(form), "attention"), operands, kinds))
-    out, sums = (o.emit(relax.TupleGetItem(results, place)) for place in range(2))
-    return [out, o.reshape(sums, (n, heads, queries))]
 
 
 def _call(o: Operands, function: tirx.PrimFunc, name: str) -> relax.Expr:

@@ -1,4 +1,4 @@
-"""Pages in a headless browser: Debian's Chromium, driven by Playwright. Without one, these tests are skipped."""
+"""Pages in a headless browser: Debian's Chromium, driven by Playwright. Benches and tests of pages use it."""
 
 from __future__ import annotations
 
