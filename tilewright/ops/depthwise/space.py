@@ -108,11 +108,11 @@ class DepthwiseSpace(KnobsAlone):
         grid = np.indices([len(knob) for knob in self.knobs[:3]]).reshape(3, -1).T
         work = form.batch * form.blocks * form.lanes * form.rows.outputs * form.columns.outputs
         large = work * form.rows.taps * form.columns.taps >= _PARALLEL_WORK
-        grid = np.column_stack([grid, np.zeros(len(grid))]).astype(np.int32)
-        chunks = form.batch * form.blocks * self._values(grid)[1]
-        grid[:, 3] = large & (chunks > 1)
-        grid = grid[self.valid(grid)]
-        columns, parts, whole, parallel = self._values(grid)
+        configs = np.zeros((len(grid), 4), dtype=np.int32)
+        configs[:, :3] = grid
+        configs[:, 3] = large & (form.batch * form.blocks * self._values(configs)[1] > 1)
+        configs = configs[self.valid(configs)]
+        columns, parts, whole, parallel = self._values(configs)
         tile = np.asarray([row_cycles(form, c, self.target.registers) for c in range(1, len(self.knobs[0]) + 1)])
         row = tile[columns - 1]
         cores = np.where(parallel > 0, self.target.cores, 1)
@@ -120,7 +120,7 @@ class DepthwiseSpace(KnobsAlone):
         rows = -(-form.rows.outputs // parts)
         cost = np.ceil(chunks / cores) * (rows * row + 60)
         cost = cost * (1 + 0.02 * whole)  # it takes the compiler several times as long, and seldom gains
-        return np.asarray(grid[cost.argsort(kind="stable")], dtype=np.int32)
+        return np.asarray(configs[cost.argsort(kind="stable")], dtype=np.int32)
 
     def _values(self, configs: Configs) -> list[NDArray[np.int64]]:
         return [knob.table.take(configs[:, i], axis=0)[:, 0] for i, knob in enumerate(self.knobs)]
