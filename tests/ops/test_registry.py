@@ -114,9 +114,8 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         make_space(convolution, TARGET, (Mine(),))
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
-    with pytest.raises(
-        SpaceError, match="'contraction', 'pixel_sums', 'rows', 'quads', 'recurrent', 'attention', 'winograd' or 'auto'"
-    ):
+    kinds = "'rows', 'quads', 'recurrent', 'attention', 'byte_attention', 'winograd' or 'auto'"
+    with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', {kinds}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tilewright.executable.narrow import is_bfloat16
@@ -104,17 +105,29 @@ def softmax(walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = Fa
     return result
 
 
-def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
-    """The layer norm along the last dimension, with weights as scale and shift."""
+def layer_norm(
+    walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr], levels: Recipe | None = None
+) -> Value | None:
+    """The layer norm along the last dimension, with weights as scale and shift.
+
+    Args:
+        walk: emits the new graph.
+        call: of the layer norm.
+        args: its operands.
+        levels: what a byte is multiplied by, and what is added ``(2,)``, where the data are bytes; None: they are
+            float32.
+    """
     attrs, count = call.attrs, len(args[0].shape)
     if [int(a) % count for a in attrs.axes] != [count - 1] or not (attrs.center and attrs.scale):
         return None
     recipes = [a.recipe if isinstance(a, Value) else None for a in args[1:]]
     if any(recipe is None for recipe in recipes):
         return None
-    scale_shift = [walk.add_weight(recipe) for recipe in recipes if recipe is not None]
-    epsilon = float(attrs.epsilon)
-    return _emit_rows(walk, args[0], "layer_norm", lambda s: rows.layer_norm(s, walk.lanes, epsilon), scale_shift)
+    weights = [walk.add_weight(recipe) for recipe in (levels, *recipes) if recipe is not None]
+    epsilon, bytes_ = float(attrs.epsilon), levels is not None
+    dtype = "uint8" if bytes_ else "float32"
+    make = partial(rows.layer_norm, lanes=walk.lanes, epsilon=epsilon, levels=bytes_)
+    return _emit_rows(walk, args[0], "layer_norm", make, weights, dtype)
 
 
 def sum_tokens(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -201,10 +214,11 @@ def _emit_rows(
     name: str,
     make: Callable[[tuple[int, int]], tirx.PrimFunc],
     more: list[relax.Expr],
+    dtype: str = "float32",
 ) -> Value | None:
-    """Emit the call of a function on rows, which ``make`` makes of the shape (rows, columns)."""
+    """Emit the call of a function on rows of ``dtype``, which ``make`` makes of the shape (rows, columns)."""
     n = value.shape[-1]
-    if value.dtype != "float32" or n < NARROWEST:
+    if value.dtype != dtype or n < NARROWEST:
         return None
     view, shape = _find_rows(walk, value)
     result = walk.call(make(shape), [walk.reshape(value.base, shape), *more], shape, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilewright.errors import SpaceError
-from tilewright.ops.attention import AttentionTemplate
+from tilewright.ops.attention import AttentionTemplate, ByteAttentionTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
@@ -34,6 +34,7 @@ TEMPLATES: tuple[Template, ...] = (
     QuadsTemplate(),
     RecurrentTemplate(),
     AttentionTemplate(),
+    ByteAttentionTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),

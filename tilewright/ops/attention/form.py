@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from tilewright.errors import FormError
 
-__all__ = ["KIND", "Attention", "Dims", "Place"]
+__all__ = ["KIND", "Attention", "Dims", "Place", "read_dims", "read_place"]
 
 #: The kind of the tasks.
 KIND = "attention"
@@ -100,9 +100,9 @@ class Attention:
         """
         try:
             fields = json.loads(detail)
-            operands = {name: _dims(fields[name]) for name in ("q", "k", "v")}
-            out = tuple(_place(place) for place in fields["out"])
-            masks = tuple(_dims(dims) for dims in fields["masks"])
+            operands = {name: read_dims(fields[name]) for name in ("q", "k", "v")}
+            out = tuple(read_place(place) for place in fields["out"])
+            masks = tuple(read_dims(dims) for dims in fields["masks"])
             attention = cls(**(fields | operands | {"batch": tuple(fields["batch"]), "out": out, "masks": masks}))
             attention._check()
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
@@ -136,12 +136,14 @@ class Attention:
             raise ValueError(f"its rule number {wanted.index(False) + 1} is broken")
 
 
-def _place(found: Any) -> Place:
+def read_place(found: Any) -> Place:
+    """A place as JSON has it. Raises ``ValueError`` or ``TypeError`` for what is none."""
     kind, number = found
     if not isinstance(kind, str) or not isinstance(number, int):
         raise ValueError(f"a place is a kind and a number, but this is {found!r}")
     return kind, number
 
 
-def _dims(found: Any) -> Dims:
-    return tuple((int(extent), _place(place)) for extent, place in found)
+def read_dims(found: Any) -> Dims:
+    """Extents and places as JSON has them. Raises ``ValueError`` or ``TypeError`` for what is none."""
+    return tuple((int(extent), read_place(place)) for extent, place in found)

@@ -60,17 +60,24 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
 
 
 @lru_cache(KEPT)
-def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
+def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float, levels: bool = False) -> PrimFunc:
     """Layer norm over the last dimension. Gives a PrimFunc (data, scale, shift, output).
 
     Args:
         shape: of the data.
         lanes: elements of a vector register. Shorter rows are reduced by a part of a register.
         epsilon: is added to the variance.
+        levels: whether the data are bytes. Two more numbers ``(2,)`` then follow the data: a byte is multiplied by the
+            first, and the second is added.
     """
     from tvm import te
 
-    x = te.placeholder(shape, name="data")
+    data = x = te.placeholder(shape, "uint8" if levels else "float32", name="data")
+    numbers = te.placeholder((2,), name="numbers")
+    if levels:
+        x = te.compute(
+            shape, lambda *i: data(*i).astype("int32").astype("float32") * numbers[0] + numbers[1], name="level"
+        )
     mean, scale = _moments(x, lanes, epsilon)
     gamma, beta = te.placeholder((shape[-1],), name="scale"), te.placeholder((shape[-1],), name="shift")
     y = te.compute(
@@ -79,7 +86,7 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
         name="layer_norm",
         attrs=_MARK,
     )
-    return make_function([x, gamma, beta, y], FUSABLE)
+    return make_function([data, *([numbers] if levels else []), gamma, beta, y], FUSABLE)
 
 
 @lru_cache(KEPT)
