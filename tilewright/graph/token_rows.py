@@ -106,7 +106,7 @@ def softmax(walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = Fa
 
 
 def layer_norm(
-    walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr], levels: Recipe | None = None
+    walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr], step: Recipe | None = None
 ) -> Value | None:
     """The layer norm along the last dimension, with weights as scale and shift.
 
@@ -114,8 +114,7 @@ def layer_norm(
         walk: emits the new graph.
         call: of the layer norm.
         args: its operands.
-        levels: what a byte is multiplied by, and what is added ``(2,)``, where the data are bytes; None: they are
-            float32.
+        step: the scale of the data ``(1,)``, if they are bytes; None: they are float32.
     """
     attrs, count = call.attrs, len(args[0].shape)
     if [int(a) % count for a in attrs.axes] != [count - 1] or not (attrs.center and attrs.scale):
@@ -123,11 +122,13 @@ def layer_norm(
     recipes = [a.recipe if isinstance(a, Value) else None for a in args[1:]]
     if any(recipe is None for recipe in recipes):
         return None
-    weights = [walk.add_weight(recipe) for recipe in (levels, *recipes) if recipe is not None]
-    epsilon, bytes_ = float(attrs.epsilon), levels is not None
-    dtype = "uint8" if bytes_ else "float32"
-    make = partial(rows.layer_norm, lanes=walk.lanes, epsilon=epsilon, levels=bytes_)
-    return _emit_rows(walk, args[0], "layer_norm", make, weights, dtype)
+    weights = [walk.add_weight(recipe) for recipe in (step, *recipes) if recipe is not None]
+    epsilon = float(attrs.epsilon)
+    if step is not None:
+        make = partial(rows.byte_layer_norm, epsilon=epsilon)
+        short = args[0].shape[-1] <= rows.LONGEST_BYTE_ROW
+        return _emit_rows(walk, args[0], "layer_norm", make, weights, "uint8") if short else None
+    return _emit_rows(walk, args[0], "layer_norm", lambda s: rows.layer_norm(s, walk.lanes, epsilon), weights)
 
 
 def sum_tokens(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:

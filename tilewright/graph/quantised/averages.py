@@ -96,6 +96,6 @@ def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr])
     for weight in weights:
         if isinstance(weight, Value):
             settle(walk, weight)
-    source, scale, zero = found
-    levels = walk.make_weight(np.asarray([scale, -zero * scale], np.float32))
-    return token_rows.layer_norm(walk, call, [source, *weights], levels)
+    source, scale, _ = found
+    step = walk.make_weight(np.asarray([scale], np.float32))
+    return token_rows.layer_norm(walk, call, [source, *weights], step)
