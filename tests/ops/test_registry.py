@@ -37,6 +37,9 @@ _ROWS = ((1, ("batch", 0)), (8, ("query", 0)), (8, ("depth", 0)))
 _KEYS = ((1, ("batch", 0)), (8, ("key", 0)), (8, ("depth", 0)))
 _VALUES = (*_KEYS[:2], (8, ("width", 0)))
 _ATTENTION = attention.Attention((1,), 8, 8, 8, 8, _ROWS, _KEYS, _VALUES, (("batch", 0), ("query", 0), ("width", 0)))
+_BYTE_ATTENTION = attention.ByteAttention(
+    (1,), 8, 8, 8, 8, _ROWS, _KEYS, _VALUES, (("batch", 0), ("query", 0), ("width", 0)), (0, 0)
+)
 #: An expression of each family: its function, the kind of its task, and the template that serves it.
 FAMILIES: dict[str, tuple[Any, str, str]] = {
     "convolution": (contraction.conv2d((1, 2, 8, 8, 8), (2, 2, 3, 3, 8, 8), *_SAME), "contraction", "contraction"),
@@ -61,6 +64,8 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "formula": (elementwise.apply_formula(silu, (8, 24), "silu"), "auto", "elementwise"),
     "recurrent": (recurrent.recurrent(_RNN), "recurrent", "recurrent"),
     "attention": (attention.attention(_ATTENTION), "attention", "attention"),
+    "byte attention": (attention.byte_attention(_BYTE_ATTENTION), *["byte_attention"] * 2),
+    "layer norm of bytes": (rows.byte_layer_norm((8, 24), 1e-5), "rows", "rows"),
 }
 
 

@@ -81,7 +81,7 @@ def test_layer_norm_of_bytes(shape: tuple[int, ...]) -> None:
     scale, shift = (rng.standard_normal(shape[-1]).astype(np.float32) for _ in range(2))
     wide = 0.02 * x.astype(np.float64)
     want = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5) * scale + shift
-    given = [x, np.asarray([0.02], np.float32), scale, shift]
+    given: list[np.ndarray[Any, Any]] = [x, np.asarray([0.02], np.float32), scale, shift]
     for result in run(rows.byte_layer_norm(shape, 1e-5), given, 2):
         np.testing.assert_allclose(result, want, rtol=1e-4, atol=1e-4)
 

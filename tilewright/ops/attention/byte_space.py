@@ -166,10 +166,19 @@ class ByteAttentionSpace(KnobsAlone):
         )
         others = vectors * (form.keys * _SCORE + lanes * form.depth // QUAD * _TURN)
         shared = c.parts * (form.keys * _SUM + quads * -(-form.width // self._column_lanes) * _PACK)
-        iterations = form.items * c.parts
-        balance = np.where(c.parallel > 0, np.ceil(iterations / target.cores) / (iterations / target.cores), 1.0)
-        total: Floats = balance * (score + multiply + others + shared)
+        total: Floats = self._balance(c) * (score + multiply + others + shared)
         return total
+
+    def _balance(self, c: _Columns) -> Floats:
+        """``(n,)`` the work of the busiest core, which has the first parts, by the average. Last parts are short."""
+        items, vectors, cores = self._form.items, self._vectors, self.target.cores
+        blocks = -(-vectors // c.vectors)
+        each = -(-blocks // c.parts) * c.vectors
+        mine = -(-items * c.parts // cores)
+        short = mine // c.parts
+        busiest = (mine - short) * each + short * (vectors - (c.parts - 1) * each)
+        found: Floats = np.where(c.parallel > 0, busiest / (items * vectors / cores), 1.0)
+        return found
 
     @property
     def _vectors(self) -> int:
