@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.jsonable import Json, JsonObject
+from tilewright.wording import counted
 
 #: The networks of ``bench.export --elsewhere`` for people.
 _NETWORKS = {
@@ -217,7 +218,7 @@ def _int4(figures: JsonObject) -> str:
             for runtime in ("tilewright", "onnxruntime")
             for precision in ("float32", "int4")
         )
-        title = f"{shape[0]} row, {shape[1]} x {shape[2]}"
+        title = f"{counted(int(shape[0]), 'row')}, {shape[1]} x {shape[2]}"
         ratios = (f"{ours / real:.3f}", f"{their_real:.3f}", f"{theirs:.3f}", f"{ours / theirs:.2f}")
         cells.append([title, f"{real:.3f}", f"**{ours:.3f}**", *ratios])
     tilewright, other = ["Tilewright float32, ms", "Tilewright int4, ms", "ratio"], "ONNX Runtime"
