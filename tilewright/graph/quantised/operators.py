@@ -160,12 +160,14 @@ def _move(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> V
 
 
 def _split(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> list[Value] | None:
-    """The equal parts of bytes."""
+    """The equal parts of bytes, as views. Those of blocked images are no views."""
     value = args[0]
     form = value.scaled_form if isinstance(value, Value) else None
     if form is None or not form.is_bytes:
         return None
     (term,) = form.terms
+    if term.value.packed is not None:
+        return None
     parts = split(walk, call, term.value)
     return parts and [
         Value(part.shape, scaled_form=dataclasses.replace(form, terms=(Term(part, term.scale),))) for part in parts
