@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.jsonable import Json, JsonObject
+from tilewright.wording import counted
 
 #: The networks of ``bench.export --elsewhere`` for people.
 _NETWORKS = {
@@ -204,6 +205,27 @@ def _precision(figures: JsonObject) -> str:
     return markdown(["network", "runtime", "precision", "median ms", "ratio", "error"], rows)
 
 
+def _int4(figures: JsonObject) -> str:
+    rows, found = figures["rows"], {}
+    assert isinstance(rows, list)
+    for row in map(_object, rows):
+        found[str(row["model"]), str(row["runtime"]), str(row["precision"])] = _number(row["median_ms"])
+    cells = []
+    for model in dict.fromkeys(model for model, *_ in found):
+        shape = re.findall(r"\d+", model)
+        real, ours, their_real, theirs = (
+            found[model, runtime, precision]
+            for runtime in ("tilewright", "onnxruntime")
+            for precision in ("float32", "int4")
+        )
+        title = f"{counted(int(shape[0]), 'row')}, {shape[1]} x {shape[2]}"
+        ratios = (f"{ours / real:.3f}", f"{their_real:.3f}", f"{theirs:.3f}", f"{ours / theirs:.2f}")
+        cells.append([title, f"{real:.3f}", f"**{ours:.3f}**", *ratios])
+    tilewright, other = ["Tilewright float32, ms", "Tilewright int4, ms", "ratio"], "ONNX Runtime"
+    head = ["product", *tilewright, f"{other} float32, ms", f"{other} int4, ms", f"Tilewright's int4 of {other}'s"]
+    return markdown(head, cells)
+
+
 def _today(figures: JsonObject) -> str:
     rows = []
     for name, row in _objects(figures):
@@ -242,5 +264,6 @@ MAKERS: dict[str, Callable[[JsonObject], str]] = {
     "fleet-kills": _kills,
     "networks-today": _today,
     "precision-dynamic": _precision,
+    "precision-int4": _int4,
     "precision-static": _precision,
 }

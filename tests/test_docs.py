@@ -114,7 +114,7 @@ def test_tables_are_those_of_their_json_files() -> None:
     for page in (DOCS / "results").glob("*.md"):
         text = page.read_text(encoding="utf-8")
         assert fill(text, data) == text, f"{page.name}: run python -m bench.pages"
-        assert not re.search(r"^\|", MADE.sub("", text), re.MULTILINE), f"{page.name} has a table that nothing makes"
+        assert not re.search(r"^\|", MADE.sub("", text), re.MULTILINE), f"{page.name} has a table without a file"
         words = " ".join(text.split())
         for name in MADE.findall(text):
             about = read_data(data / f"{name}.json")

@@ -106,7 +106,12 @@ def test_what_docstrings_refer_to_exists() -> None:
     for name in references():
         parts = name.split(".")
         depth = next(n for n in range(len(parts), 0, -1) if find_spec_of(parts[:n]))
-        value: Any = importlib.import_module(".".join(parts[:depth]))
+        try:
+            value: Any = importlib.import_module(".".join(parts[:depth]))
+        except ModuleNotFoundError as error:
+            if error.name != "torch":  # TORCH=0 leaves it out
+                raise
+            continue
         for part in parts[depth:]:
             annotated = inspect.isclass(value) and part in vars(value).get("__annotations__", ())
             assert annotated or hasattr(value, part), name

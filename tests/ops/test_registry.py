@@ -47,6 +47,7 @@ _ATTENTION_GRADIENT = attention_gradient.AttentionGradient(
     _KEYS,
     _VALUES,
 )
+_BYTE_ATTENTION = attention.ByteAttention((1,), 8, 8, 8, 8, _ROWS, _KEYS, _VALUES, _OUT, (0, 0))
 #: An expression of each family: its function, the kind of its task, and the template that serves it.
 FAMILIES: dict[str, tuple[Any, str, str]] = {
     "convolution": (contraction.conv2d((1, 2, 8, 8, 8), (2, 2, 3, 3, 8, 8), *_SAME), "contraction", "contraction"),
@@ -72,6 +73,8 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "recurrent": (recurrent.recurrent(_RNN), "recurrent", "recurrent"),
     "attention": (attention.attention(_ATTENTION), "attention", "attention"),
     "attention gradient": (attention_gradient.attention_gradient(_ATTENTION_GRADIENT), *["attention_gradient"] * 2),
+    "byte attention": (attention.byte_attention(_BYTE_ATTENTION), *["byte_attention"] * 2),
+    "layer norm of bytes": (rows.byte_layer_norm((8, 24), 1e-5), "rows", "rows"),
 }
 
 
@@ -125,7 +128,10 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         make_space(convolution, TARGET, (Mine(),))
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
-    named = "'quads', 'recurrent', 'attention', 'attention_gradient', 'excitation', 'expansion', 'winograd' or 'auto'"
+    named = (
+        "'quads', 'recurrent', 'attention', 'byte_attention', 'attention_gradient', 'excitation', 'expansion', "
+        "'winograd' or 'auto'"
+    )
     with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'rows', {named}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):

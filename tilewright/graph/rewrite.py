@@ -6,7 +6,7 @@ Element-wise operators, pooling and concatenation keep the layout of their opera
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from tilewright.frontend.network import Network
 from tilewright.graph.again import count_uses
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.layouts import find_last
+from tilewright.graph.quantised import ByteAttentions
 from tilewright.graph.rewriter import Rewriter
 from tilewright.graph.tokens import BINARY, UNARY
 from tilewright.graph.value import Value
@@ -23,6 +24,7 @@ from tilewright.target import Target
 from tilewright.tensor import Array
 
 if TYPE_CHECKING:
+    from tvm import relax
     from tvm.ir import IRModule
 
 __all__ = ["Rewritten", "rewrite"]
@@ -95,10 +97,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
 
     with builder.function("main", walk.parameters):
         with builder.dataflow():
-            for block in main.body.blocks:
-                for binding in block.bindings:
-                    walk.bindings[binding.var] = binding.value
-                    walk.values[binding.var] = walk.visit(binding.value)
+            _visit(walk, [binding for block in main.body.blocks for binding in block.bindings])
             body = main.body.body
             value = walk.values[body] if body in walk.values else walk.keep_plain(body)
             if isinstance(value, list):
@@ -126,3 +125,18 @@ def rewrite(network: Network, target: Target) -> Rewritten:
         walk.softmaxes,
         walk.made,
     )
+
+
+def _visit(walk: Rewriter, bindings: Sequence[relax.VarBinding]) -> None:
+    """Give the variable of each binding its new value. Attentions of bytes have one value each."""
+    attentions = ByteAttentions(walk, bindings)
+    expressions = {binding.var: binding.value for binding in bindings}
+    for var, expr in expressions.items():
+        site = attentions.sites.get(var)
+        served = None if site is None else attentions.emit(site)
+        if served is not None:
+            walk.bindings[var], walk.values[var] = expr, served
+        elif var not in attentions.inside:
+            for each in (*(site.inside if site is not None else ()), var):
+                walk.bindings[each] = expressions[each]
+                walk.values[each] = walk.visit(expressions[each])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tilewright.executable.narrow import is_bfloat16
@@ -111,17 +112,30 @@ def softmax(walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = Fa
     return result
 
 
-def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
-    """The layer norm along the last dimension, with weights as scale and shift."""
+def layer_norm(
+    walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr], step: Recipe | None = None
+) -> Value | None:
+    """The layer norm along the last dimension, with weights as scale and shift.
+
+    Args:
+        walk: emits the new graph.
+        call: of the layer norm.
+        args: its operands.
+        step: the scale of the data ``(1,)``, if they are bytes; None: they are float32.
+    """
     attrs, count = call.attrs, len(args[0].shape)
     if [int(a) % count for a in attrs.axes] != [count - 1] or not (attrs.center and attrs.scale):
         return None
     recipes = [a.recipe if isinstance(a, Value) else None for a in args[1:]]
     if any(recipe is None for recipe in recipes):
         return None
-    scale_shift = [walk.add_weight(recipe) for recipe in recipes if recipe is not None]
+    weights = [walk.add_weight(recipe) for recipe in (step, *recipes) if recipe is not None]
     epsilon = float(attrs.epsilon)
-    return _emit_rows(walk, args[0], "layer_norm", lambda s: rows.layer_norm(s, walk.lanes, epsilon), scale_shift)
+    if step is not None:
+        make = partial(rows.byte_layer_norm, epsilon=epsilon)
+        short = args[0].shape[-1] <= rows.LONGEST_BYTE_ROW
+        return _emit_rows(walk, args[0], "layer_norm", make, weights, "uint8") if short else None
+    return _emit_rows(walk, args[0], "layer_norm", lambda s: rows.layer_norm(s, walk.lanes, epsilon), weights)
 
 
 def sum_tokens(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -208,10 +222,11 @@ def _emit_rows(
     name: str,
     make: Callable[[tuple[int, int]], tirx.PrimFunc],
     more: list[relax.Expr],
+    dtype: str = "float32",
 ) -> Value | None:
-    """Emit the call of a function on rows, which ``make`` makes of the shape (rows, columns)."""
+    """Emit the call of a function on rows of ``dtype``, which ``make`` makes of the shape (rows, columns)."""
     n = value.shape[-1]
-    if value.dtype != "float32" or n < NARROWEST:
+    if value.dtype != dtype or n < NARROWEST:
         return None
     view, shape = find_rows(walk, value)
     result = walk.call(make(shape), [walk.reshape(value.base, shape), *more], shape, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tilewright.errors import SpaceError
-from tilewright.ops.attention import AttentionTemplate
+from tilewright.ops.attention import AttentionTemplate, ByteAttentionTemplate
 from tilewright.ops.attention_gradient import AttentionGradientTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
@@ -37,6 +37,7 @@ TEMPLATES: tuple[Template, ...] = (
     QuadsTemplate(),
     RecurrentTemplate(),
     AttentionTemplate(),
+    ByteAttentionTemplate(),
     AttentionGradientTemplate(),
     ExcitationTemplate(),
     ExpansionTemplate(),

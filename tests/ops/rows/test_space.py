@@ -73,6 +73,29 @@ def test_layer_norm(shape: tuple[int, ...]) -> None:
         np.testing.assert_allclose(result, want, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(6, 8), (197, 192), (5, 3)])
+def test_layer_norm_of_bytes(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(120, 255, shape).astype(np.uint8)
+    x[0] = 255  # all are equal, and their squares as large as can be
+    scale, shift = (rng.standard_normal(shape[-1]).astype(np.float32) for _ in range(2))
+    wide = 0.02 * x.astype(np.float64)
+    want = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5) * scale + shift
+    given: list[np.ndarray[Any, Any]] = [x, np.asarray([0.02], np.float32), scale, shift]
+    for result in run(rows.byte_layer_norm(shape, 1e-5), given, 2):
+        np.testing.assert_allclose(result, want, rtol=1e-4, atol=1e-4)
+
+
+def test_rows_that_no_chunks_divide_have_a_template_of_their_own() -> None:
+    names = {}
+    for count in (197, 196):
+        space = make_space(make_task(rows.byte_layer_norm((count, 192), 1e-5)), TARGET)
+        chunks = space.knobs[0].table[:, 0]
+        names[count] = space.template
+        assert chunks.max() <= 4 * 4 * TARGET.cores
+    assert names == {197: "rows/2", 196: "rows/1"}
+
+
 @pytest.mark.parametrize("shape", [(6, 8), (35, 192), (5, 100), (3, 3), (4, 15)])
 def test_moments_and_gradient_of_a_layer_norm(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)

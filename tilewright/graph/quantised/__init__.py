@@ -13,9 +13,10 @@ numbers as float32. The result is that of the model in exact arithmetic, rounded
 Bytes of data are unsigned, as the instructions of x86-64 want them. Signed ones are kept as unsigned ones plus -128.
 """
 
+from tilewright.graph.quantised.attention import ByteAttentions
 from tilewright.graph.quantised.calls import serve_call
 from tilewright.graph.quantised.computing import settle
 from tilewright.graph.quantised.operators import serve
 from tilewright.graph.quantised.scaled import Scaled, Term
 
-__all__ = ["Scaled", "Term", "serve", "serve_call", "settle"]
+__all__ = ["ByteAttentions", "Scaled", "Term", "serve", "serve_call", "settle"]

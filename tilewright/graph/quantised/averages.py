@@ -1,4 +1,4 @@
-"""Means and products of bytes, as squeeze-and-excitation needs them: no tensor of float32 is as large as an image."""
+"""Means, products and layer norms of bytes: no tensor of float32 is as large as an image or as all tokens."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tilewright.graph import token_rows
+from tilewright.graph.quantised.computing import settle
 from tilewright.graph.quantised.scaled import Scaled, Term, find_bytes
 from tilewright.graph.value import Value, shape_of
 from tilewright.ops.elementwise.affine import product
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["average_pool", "mean", "multiply"]
+__all__ = ["average_pool", "layer_norm", "mean", "multiply"]
 
 
 def mean(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -83,3 +85,17 @@ def multiply(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -
     result = walk.call(product(*shapes), [*operands, *zeros], shapes[0], "product")
     levels = Value(shape, packed=result, block=source.block, order=source.order)
     return Value(shape, scaled_form=Scaled((Term(levels, np.asarray(first[1] * second[1])),)))
+
+
+def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
+    """The layer norm of rows of bytes, which reads them as they are."""
+    value, *weights = args
+    found = find_bytes(value.scaled_form) if isinstance(value, Value) else None
+    if found is None or found[0].packed is not None:
+        return None
+    for weight in weights:
+        if isinstance(weight, Value):
+            settle(walk, weight)
+    source, scale, _ = found
+    step = walk.make_weight(np.asarray([scale], np.float32))
+    return token_rows.layer_norm(walk, call, [source, *weights], step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,18 +21,66 @@ if TYPE_CHECKING:
 
     from tilewright.graph.rewriter import Rewriter
 
-__all__ = ["serve_call"]
+__all__ = ["Quantiser", "as_bytes", "read_quantiser", "serve_call"]
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """A call that quantises or dequantises a tensor by one known scale.
+
+    Attributes:
+        kind: ``quantise`` or ``dequantise``.
+        data: what is quantised or dequantised.
+        scale: the scale.
+        zero: the zero point.
+        dtype: of the integers.
+    """
+
+    kind: str
+    data: relax.Var
+    scale: float
+    zero: float
+    dtype: str
+
+    def same_as(self, other: Quantiser) -> bool:
+        """Whether both have the same numbers."""
+        return (self.scale, self.zero, self.dtype) == (other.scale, other.zero, other.dtype)
+
+
+def read_quantiser(walk: Rewriter, call: relax.Call) -> Quantiser | None:
+    """What a call of an importer's function quantises or dequantises; None if it has several scales, or is neither."""
+    from tvm import relax
+
+    role = _role(walk, call)
+    kind = "" if role is None else role.split()[0]
+    data, *operands = call.args[1].fields
+    if kind not in ("quantise", "dequantise") or not isinstance(data, relax.Var):
+        return None
+    found = [_read_constant(walk, walk.values.get(operand, operand)) for operand in operands]
+    numbers = [number for number in found if number is not None and number.size == 1]
+    kinds = [str(expr.ty.dtype) for expr in (call, data)]
+    integers, reals = kinds if kind == "quantise" else kinds[::-1]
+    if not numbers or len(numbers) < len(operands) or integers not in ("uint8", "int8") or reals != "float32":
+        return None
+    scale, zero = (float(number.reshape(-1)[0]) for number in (*numbers, np.zeros(()))[:2])
+    return Quantiser(kind, data, scale, zero, integers) if 0.0 < scale < np.inf else None
+
+
+def _role(walk: Rewriter, call: relax.Call) -> str | None:
+    """What a function of an importer says that it does, and along which axis; None if it says nothing."""
+    function = walk.builder.get()[call.args[0]]
+    known = function.attrs is not None and QUANTISATION in function.attrs
+    return str(function.attrs[QUANTISATION]) if known else None
 
 
 def serve_call(walk: Rewriter, call: relax.Call) -> Value | None:
     """The value of a call of an importer's function that quantises or dequantises; None for any other call."""
     from tvm import relax
 
-    function = walk.builder.get()[call.args[0]]
-    role = function.attrs[QUANTISATION] if function.attrs is not None and QUANTISATION in function.attrs else None
+    role = _role(walk, call)
     if role is None:
         return None
-    kind, axis = str(role).split()
+    kind, axis = role.split()
     operands = [walk.values.get(a) if isinstance(a, relax.Var) else a for a in call.args[1].fields]
     x = operands[0]
     if kind == "ends":
@@ -119,13 +168,15 @@ def _quantise(walk: Rewriter, x: Value, scale: Doubles, zero: Doubles, dtype: st
     step, origin = float(scale.reshape(-1)[0]), float(zero.reshape(-1)[0])
     low, high = (0.0, 255.0) if dtype == "uint8" else (-128.0, 127.0)
     levels = np.clip(np.rint(table.numbers / step) + origin, low, high)
+    if np.array_equal(levels - low, np.arange(256)):  # the same bytes again, as quantisers write them around moves
+        return as_bytes(table.source, dtype)
 
     def make() -> Value:
         if x.scaled_form is not None:  # a scaled tensor of bytes, of which arithmetic makes other ones
             made = _compute_bytes(walk, x, scale, zero, dtype)
             assert made is not None
             return made
-        return _as_bytes(look_up(walk, table.source, levels - low), dtype)
+        return as_bytes(look_up(walk, table.source, levels - low), dtype)
 
     return Value(x.shape, dtype=dtype, table=Tabulated(table.source, levels, make))
 
@@ -143,10 +194,10 @@ def _compute_bytes(walk: Rewriter, x: Value, scale: Doubles, zero: Doubles, dtyp
             return None
         whole = form
     whole = whole.limited_to(-origin, 255.0 - origin)
-    return _as_bytes(compute(walk, whole, "uint8", int(origin), divided), dtype)
+    return as_bytes(compute(walk, whole, "uint8", int(origin), divided), dtype)
 
 
-def _as_bytes(made: Value, dtype: str) -> Value:
+def as_bytes(made: Value, dtype: str) -> Value:
     """Unsigned bytes, or the signed ones that are less by 128."""
     if dtype == "uint8":
         return made

@@ -45,7 +45,7 @@ def settle(walk: Rewriter, value: Value) -> Value:
 
 
 def compute(walk: Rewriter, form: Scaled, dtype: str, zero: int, divisor: float | None) -> Value:
-    """Compute a sum, in the layout of the first of its terms that a contraction writes, or else of its first term.
+    """Compute a sum, in the layout of a term that a contraction writes, or else of its first term.
 
     Args:
         walk: emits the new graph.
@@ -55,7 +55,10 @@ def compute(walk: Rewriter, form: Scaled, dtype: str, zero: int, divisor: float 
         divisor: divides the only term; None: scales multiply the terms.
     """
     values = [term.value for term in form.terms]
-    first = next((v for v in values if v.dtype == "int32" and (v.fused or v.fresh)), values[0])
+    sums = [v for v in values if v.dtype == "int32" and (v.fused or v.fresh)]
+    # Rows that a product has written take the sum into the product, unless a reshape stands between.
+    rows = [v for v in values if v.fresh] if values[0].packed is None else []
+    first = (sums or rows or values)[0]
     layout = _Blocked(walk, first) if first.packed is not None else _Rows(walk, first, form)
     tensors = [layout.lay(value) for value in values]
     numbers = _Numbers(walk, layout)

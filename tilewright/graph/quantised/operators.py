@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from tilewright.graph import pixels, tokens
+from tilewright.graph.parts import split
 from tilewright.graph.quantised import tables
-from tilewright.graph.quantised.averages import average_pool, mean, multiply
+from tilewright.graph.quantised.averages import average_pool, layer_norm, mean, multiply
 from tilewright.graph.quantised.contractions import conv2d, matmul
 from tilewright.graph.quantised.dynamic import cast, scale_by_computed
 from tilewright.graph.quantised.scaled import Doubles, Scaled, Term
@@ -29,8 +30,11 @@ __all__ = ["read_constant", "serve"]
 _MOST_TERMS = 3
 
 
-def serve(walk: Rewriter, name: str, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
-    """The value of an operator of which an operand is a sum of scaled tensors; None if it needs the numbers."""
+def serve(walk: Rewriter, name: str, call: relax.Call, args: list[Value | relax.Expr]) -> Value | list[Value] | None:
+    """The value of an operator of which an operand is a sum of scaled tensors, or its parts.
+
+    None if it needs the numbers.
+    """
     known = [a for a in args if isinstance(a, Value) and (a.scaled_form is not None or a.table is not None)]
     if not known:
         return None
@@ -155,6 +159,21 @@ def _move(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> V
     )
 
 
+def _split(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> list[Value] | None:
+    """The equal parts of bytes, as views. Those of blocked images are no views."""
+    value = args[0]
+    form = value.scaled_form if isinstance(value, Value) else None
+    if form is None or not form.is_bytes:
+        return None
+    (term,) = form.terms
+    if term.value.packed is not None:
+        return None
+    parts = split(walk, call, term.value)
+    return parts and [
+        Value(part.shape, scaled_form=dataclasses.replace(form, terms=(Term(part, term.scale),))) for part in parts
+    ]
+
+
 def _max_pool(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
     """The maximum over windows, on the integers."""
     value = args[0]
@@ -164,7 +183,7 @@ def _max_pool(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) 
     return _move(walk, call, args)
 
 
-_Handler: TypeAlias = "Callable[[Rewriter, relax.Call, list[Value | relax.Expr]], Value | None]"
+_Handler: TypeAlias = "Callable[[Rewriter, relax.Call, list[Value | relax.Expr]], Value | list[Value] | None]"
 #: What serves each operator, by its name in Relax.
 _TABLE: dict[str, _Handler] = {
     "add": _binary,
@@ -180,9 +199,11 @@ _TABLE: dict[str, _Handler] = {
     "squeeze": _move,
     "expand_dims": _move,
     "permute_dims": _move,
+    "split": _split,
     "nn.max_pool2d": _max_pool,
     "nn.avg_pool2d": average_pool,
     "mean": mean,
+    "nn.layer_norm": layer_norm,
     "nn.conv2d": conv2d,
     "matmul": matmul,
 }

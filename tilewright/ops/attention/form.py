@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from tilewright.errors import FormError
 
-__all__ = ["KIND", "Attention", "Dims", "Place", "read_dims"]
+__all__ = ["KIND", "Attention", "Dims", "Place", "read_dims", "read_place"]
 
 #: The kind of the tasks.
 KIND = "attention"
@@ -102,7 +102,7 @@ class Attention:
         try:
             fields = json.loads(detail)
             operands = {name: read_dims(fields[name]) for name in ("q", "k", "v")}
-            out = tuple(_place(place) for place in fields["out"])
+            out = tuple(read_place(place) for place in fields["out"])
             masks = tuple(read_dims(dims) for dims in fields["masks"])
             attention = cls(**(fields | operands | {"batch": tuple(fields["batch"]), "out": out, "masks": masks}))
             attention._check()
@@ -141,7 +141,8 @@ class Attention:
             raise ValueError(f"its rule number {wanted.index(False) + 1} is broken")
 
 
-def _place(found: Any) -> Place:
+def read_place(found: Any) -> Place:
+    """A place as JSON has it. Raises ``ValueError`` or ``TypeError`` for what is none."""
     kind, number = found
     if not isinstance(kind, str) or not isinstance(number, int):
         raise ValueError(f"a place is a kind and a number, but this is {found!r}")
@@ -149,5 +150,5 @@ def _place(found: Any) -> Place:
 
 
 def read_dims(found: Any) -> Dims:
-    """How an operand lies in what ``json.loads`` gives of that; raises ValueError or TypeError for anything else."""
-    return tuple((int(extent), _place(place)) for extent, place in found)
+    """Extents and places as JSON has them. Raises ``ValueError`` or ``TypeError`` for what is none."""
+    return tuple((int(extent), read_place(place)) for extent, place in found)

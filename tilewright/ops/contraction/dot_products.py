@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, TensorRegion
     from tvm.tirx import SBlock, Stmt
 
-__all__ = ["QUAD", "DotProduct", "find_dot_product"]
+__all__ = ["QUAD", "DotProduct", "add_quads", "find_dot_product"]
 
 #: The bytes that one instruction adds to a sum.
 QUAD = 4
@@ -79,10 +79,19 @@ class DotProduct:
     def _statement(self, sums: TensorRegion, data: TensorRegion, weights: TensorRegion) -> Stmt:
         from tvm import tirx
 
-        before = _load(sums, self.lanes)
-        products = self._vpdpbusd if self.name == "vpdpbusd" else self._vpmaddwd
-        after = products(before, self._quads(data), _load(weights, self.lanes * QUAD))
+        after = self.add(_load(sums, self.lanes), self._quads(data), _load(weights, self.lanes * QUAD))
         return tirx.BufferStore(sums.source, after, _indices(sums, self.lanes))
+
+    def add(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
+        """The sums plus the products of quads.
+
+        Args:
+            sums: int32.
+            quads: an int32 of unsigned bytes for each sum.
+            weights: as many signed bytes, of int8.
+        """
+        products = self._vpdpbusd if self.name == "vpdpbusd" else self._vpmaddwd
+        return products(sums, quads, weights)
 
     def _quads(self, data: TensorRegion) -> Expr:
         """The quad of each sum, as int32: one for all of them, or quads of neighbouring pixels."""
@@ -154,6 +163,31 @@ def find_dot_product(target: Target, lanes: int) -> DotProduct | None:
     names = (name for needs, name, count in _INSTRUCTIONS if count == lanes and needs <= has)
     name = next(names, None)
     return None if name is None else DotProduct(name, lanes)
+
+
+def add_quads(instruction: DotProduct | None, lanes: int, sums: Expr, quads: Expr, weights: Expr) -> Expr:
+    """The sums plus the products of quads, by plain code where there is no instruction.
+
+    Args:
+        instruction: of the target, for vectors of ``lanes`` sums.
+        lanes: of the vectors, at least 2.
+        sums: int32.
+        quads: an int32 of unsigned bytes for each sum.
+        weights: an int32 of signed bytes for each sum.
+    """
+    from tvm import tirx
+
+    if instruction is not None:
+        return instruction.add(sums, quads, tirx.reinterpret(f"int8x{QUAD * lanes}", weights))
+
+    def constant(value: int) -> Expr:
+        return tirx.Broadcast(tirx.const(value, "int32"), lanes)
+
+    for place in range(QUAD):
+        byte = (quads >> constant(8 * place)) & constant(255)
+        weight = (weights << constant(24 - 8 * place)) >> constant(24)
+        sums = sums + byte * weight
+    return sums
 
 
 def _indices(region: TensorRegion, count: int, pixel: int = 0) -> Sequence[Expr]:

@@ -8,13 +8,13 @@ parallel for n, block, part of the rows: for row:
             for column of the image under the tile: a vector is loaded once, and multiplied by all its weights
         Y[column, lanes] = what follows of S[column, lanes]
 
-Tiles at the edges have code of their own, in which the columns outside of the image are left out. So the padded image
-is never made, and no load is tested.
+With ``down`` the loop over tiles is around that over rows. Tiles at the edges have code of their own, in which the
+columns outside of the image are left out. So the padded image is never made, and no load is tested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,12 +39,16 @@ class Nest:
         whole: whether rows whose whole window is in the image have code of their own, with the kernel's rows written
             out.
         parallel: whether parts run in parallel.
+        down: whether all rows of a tile come one after the other, instead of all tiles of a row. Then the innermost
+            cache holds what the next row reads again, also where channels lie last: a block of these has its pixels so
+            far apart that a whole row of them falls into few sets of the cache.
     """
 
     columns: int
     parts: int
     whole: bool
     parallel: bool
+    down: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,8 @@ def write_depthwise(form: Depthwise, nest: Nest) -> tuple[Stmt, list[Var]]:
 class _Writer:
     def __init__(self, form: Depthwise, nest: Nest) -> None:
         self.form, self.nest = form, nest
-        self._rows = RowWriter(form, nest.columns, nest.whole)
-        self.buffers = self._rows.buffers
+        self._writer = RowWriter(form, nest.columns, nest.whole)
+        self.buffers = self._writer.buffers
 
     def write(self) -> Stmt:
         """All statements."""
@@ -98,15 +102,32 @@ class _Writer:
         form, nest = self.form, self.nest
         each = -(-form.rows.outputs // nest.parts)
         parts = -(-form.rows.outputs // each)
-        place, inner = make_counter("part"), make_counter("row")
-        row = place % parts * each + inner
-        block = tirx.floordiv(place, make_index(parts))
-        body = self._rows.write(block // form.blocks, block % form.blocks, row)
-        if form.rows.outputs % each:
-            body = tirx.IfThenElse(row < make_index(form.rows.outputs), body, None)
+        place = make_counter("part")
+        if form.last:  # a core reads neighbouring rows of all channels, as it wrote them before
+            self.block, rest = place % form.blocks, tirx.floordiv(place, make_index(form.blocks))
+            part, self.item = rest % parts, tirx.floordiv(rest, make_index(parts))
+        else:
+            part, block = place % parts, tirx.floordiv(place, make_index(parts))
+            self.item, self.block = block // form.blocks, block % form.blocks
+        tiles = tiles_of(form, nest.columns)
+        bodies = [self._rows(part, each, [tile]) for tile in tiles] if nest.down else []
+        body = make_sequence(bodies) if nest.down else self._rows(part, each, tiles)
         count = form.batch * form.blocks * parts
         parallel = nest.parallel and count > 1
-        return make_loop(place, count, make_loop(inner, each, body), tirx.ForKind.PARALLEL if parallel else None)
+        return make_loop(place, count, body, tirx.ForKind.PARALLEL if parallel else None)
+
+    def _rows(self, part: Expr, each: int, tiles: Sequence[Tile]) -> Stmt:
+        """Some tiles of all rows of a part. The loop over tiles is inside of that over rows, unless these go down."""
+        from tvm import tirx
+
+        inner, number = make_counter("row"), make_counter("tile")
+        row = part * each + inner
+        down = self.nest.down and tiles[0].count > 1
+        body = self._writer.write(self.item, self.block, row, tiles, number if down else None)
+        if self.form.rows.outputs % each:
+            body = tirx.IfThenElse(row < make_index(self.form.rows.outputs), body, None)
+        rows = make_loop(inner, each, body)
+        return make_loop(number, tiles[0].count, rows) if down else rows
 
 
 class RowWriter:
@@ -137,32 +158,48 @@ class RowWriter:
     def _operand(self, line: Expr, at: Expr, lane: Expr) -> Expr:
         return load(self.form.data, self.form.place(self.item, self.block, line, at, lane))
 
-    def write(self, item: Expr, block: Expr, row: Expr) -> Stmt:
-        """The row ``row`` of results of an item and a block of channels."""
+    def write(
+        self,
+        item: Expr,
+        block: Expr,
+        row: Expr,
+        tiles: Sequence[Tile] | None = None,
+        number: Expr | None = None,
+    ) -> Stmt:
+        """Tiles of a row of results.
+
+        Args:
+            item: the image.
+            block: of channels.
+            row: of results.
+            tiles: of the row; None: all.
+            number: only that one of the first of ``tiles``, which are alike; None: all of them.
+        """
         from tvm import tirx
 
         self.item, self.block = item, block
+        tiles = tiles_of(self.form, self.columns) if tiles is None else tiles
         window = self.form.rows
         if not window.padded:
-            return self._tiles(row, make_index(0), window.taps)
+            return self._tiles(row, tiles, number, make_index(0), window.taps)
         top = make_index(window.before) - row * window.stride
         step = window.dilation
         low = tirx.max(make_index(0), tirx.floordiv(top + (step - 1), make_index(step)))
         high = tirx.min(make_index(window.taps), tirx.floordiv(top + (window.size + step - 1), make_index(step)))
-        some = self._tiles(row, low, tirx.max(high - low, make_index(0)))
+        some = self._tiles(row, tiles, number, low, tirx.max(high - low, make_index(0)))
         if not self.whole:
             return some
         whole = tirx.all(row >= make_index(window.whole[0]), row <= make_index(window.whole[-1]))
-        return tirx.IfThenElse(whole, self._tiles(row, make_index(0), window.taps), some)
+        return tirx.IfThenElse(whole, self._tiles(row, tiles, number, make_index(0), window.taps), some)
 
-    def _tiles(self, row: Expr, low: Expr, taps: Expr | int) -> Stmt:
-        """All tiles of a row, by the rows of the kernel from ``low`` on."""
+    def _tiles(self, row: Expr, tiles: Sequence[Tile], number: Expr | None, low: Expr, taps: Expr | int) -> Stmt:
+        """Tiles of a row, by the rows of the kernel from ``low`` on."""
         statements = []
-        for tile in tiles_of(self.form, self.columns):
-            number = make_counter("tile")
-            first = make_index(tile.first) + number * tile.columns if tile.count > 1 else make_index(tile.first)
+        for tile in tiles:
+            counter = make_counter("tile") if number is None else number
+            first = make_index(tile.first) + counter * tile.columns if tile.count > 1 else make_index(tile.first)
             body = self._tile(row, first, tile, low, taps)
-            statements.append(make_loop(number, tile.count, body) if tile.count > 1 else body)
+            statements.append(make_loop(counter, tile.count, body) if tile.count > 1 and number is None else body)
         return make_sequence(statements)
 
     def _tile(self, row: Expr, first: Expr, tile: Tile, low: Expr, taps: Expr | int) -> Stmt:

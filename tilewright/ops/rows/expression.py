@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["KIND", "PREFIX", "ROW_MOMENTS", "layer_norm", "reduce_rows", "row_moments", "softmax"]
+__all__ = [
+    "KIND",
+    "LONGEST_BYTE_ROW",
+    "PREFIX",
+    "ROW_MOMENTS",
+    "byte_layer_norm",
+    "layer_norm",
+    "reduce_rows",
+    "row_moments",
+    "softmax",
+]
 
 #: The kind of the tasks.
 KIND = "rows"
@@ -29,6 +39,8 @@ ROW_MOMENTS = "moments_of_rows"
 _MARK = Mark(KIND).annotations
 #: Elements of the shortest row that is reduced by vectors: registers of SSE and NEON hold 4.
 _SHORTEST_VECTOR = 4
+#: The most bytes of a row whose squares have an int32 sum.
+LONGEST_BYTE_ROW = (2**31 - 1) // 255**2
 
 
 @lru_cache(KEPT)
@@ -80,6 +92,49 @@ def layer_norm(shape: tuple[int, ...], lanes: int, epsilon: float) -> PrimFunc:
         attrs=_MARK,
     )
     return make_function([x, gamma, beta, y], FUSABLE)
+
+
+@lru_cache(KEPT)
+def byte_layer_norm(shape: tuple[int, ...], epsilon: float) -> PrimFunc:
+    """Layer norm of bytes over the last dimension. Gives a PrimFunc (uint8 data, step, scale, shift, output).
+
+    Sums of bytes and of their squares are exact integers, which LLVM adds in any order. Rows have at most
+    ``LONGEST_BYTE_ROW`` elements.
+
+    Args:
+        shape: of the data. The step ``(1,)`` is the scale of the bytes. Their zero point changes nothing.
+        epsilon: is added to the variance.
+    """
+    from tvm import te, tirx
+
+    x, step = te.placeholder(shape, "uint8", name="data"), te.placeholder((1,), name="step")
+    rows, n = shape[:-1], shape[-1]
+
+    def add(a: Expr, b: Expr) -> Expr:
+        return a + b
+
+    def square(*i: Expr) -> Expr:
+        return x(*i).astype("int32") * x(*i).astype("int32")
+
+    total = reduce_rows(lambda *i: x(*i).astype("int32"), rows, n, 0, te.sum, add, "sum")
+    squares = reduce_rows(square, rows, n, 0, te.sum, add, "squares")
+    share = tirx.const(1.0 / n, "float32")
+    mean = te.compute(rows, lambda *i: total(*i).astype("float32") * share, name=f"{PREFIX}mean")
+
+    def inverse(*i: Expr) -> Expr:
+        sums, count = total(*i).astype("int64"), tirx.const(n, "int64")
+        spread = (squares(*i).astype("int64") * count - sums * sums).astype("float32") * share * share
+        return step[0] / te.sqrt(spread * step[0] * step[0] + tirx.const(epsilon, "float32"))
+
+    scale = te.compute(rows, inverse, name=f"{PREFIX}scale")
+    gamma, beta = te.placeholder((n,), name="scale"), te.placeholder((n,), name="shift")
+
+    def element(*i: Expr) -> Expr:
+        level = x(*i).astype("int32").astype("float32")
+        return (level - mean(*i[:-1])) * scale(*i[:-1]) * gamma[i[-1]] + beta[i[-1]]
+
+    y = te.compute(shape, element, name="layer_norm", attrs=_MARK)
+    return make_function([x, step, gamma, beta, y], FUSABLE)
 
 
 @lru_cache(KEPT)

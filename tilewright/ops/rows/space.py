@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RowsSpace", "RowsTemplate"]
 
+#: A divisor of the rows is too far from the wanted number of chunks if it is more than so many times that.
+_FAR = 4
 #: A function is of the form if TVM can make one program of it. That program is for so many cores, and has vectors of so
 #: many elements, the longest of any target.
 _TRIAL_CORES, _TRIAL_VECTOR = 2, 64
@@ -55,7 +57,7 @@ class RowsSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine it is scheduled for.
-        template: ``rows/1``.
+        template: ``rows/1``; ``rows/2`` where chunks do not divide the rows.
         knobs: ``chunks`` of rows that run in parallel; ``vector``, elements of a vector in element-wise steps;
             ``unroll``, iterations of a step that are written out.
         has_loop_nest: false.
@@ -76,9 +78,11 @@ class RowsSpace(KnobsAlone):
         """
         self.task, self.target = task, target
         self._module, self._rows = _read_rows(task)
-        lanes = target.lanes
+        lanes, chunks = target.lanes, _chunks(self._rows, target.cores)
+        if any(self._rows % count for count in chunks):
+            self.template = "rows/2"
         self.knobs: tuple[Knob, ...] = (
-            ChoiceKnob.of("chunks", _chunks(self._rows, target.cores)),
+            ChoiceKnob.of("chunks", chunks),
             ChoiceKnob.of("vector", [lanes, 2 * lanes, 4 * lanes]),
             ChoiceKnob.of("unroll", [1, 4, 16]),
         )
@@ -107,11 +111,13 @@ def _chunks(rows: int, cores: int) -> list[int]:
     """Numbers of chunks that are worth a try: 1, and divisors of the rows near 1, 2 and 4 times the cores.
 
     A chunk has several rows if possible, since TVM allocates the buffers of a row anew for each parallel iteration. A
-    layer norm of 128 rows of 256 took 38 µs with a row as a chunk, and 11 µs on one core.
+    layer norm of 128 rows of 256 took 38 µs with a row as a chunk, and 11 µs on one core. Rows without such a divisor,
+    for example 197, are cut into as many chunks as wanted, and the last one is shorter.
     """
     found = {1}
     for wanted in (cores, 2 * cores, 4 * cores):
-        found.add(min((d for d in divisors(rows) if d > 1), key=lambda d: (abs(d - wanted), d), default=1))
+        nearest = min((d for d in divisors(rows) if d > 1), key=lambda d: (abs(d - wanted), d), default=1)
+        found.add(wanted if nearest > _FAR * wanted and rows > _FAR * wanted else nearest)
     return sorted(found)
 
 
