@@ -37,7 +37,7 @@ def export(
     ] = None,
     weights: Annotated[
         str,
-        typer.Option(metavar="PLACE", help="Where the weights are: 'inside' of the library, or in a 'file' beside it."),
+        typer.Option(metavar="PLACE", help="Where the weights are: 'inside' the library, or in a 'file' beside it."),
     ] = "inside",
     onnxruntime: Annotated[
         Path | None,

@@ -35,8 +35,8 @@ PrecisionOption: TypeAlias = Annotated[
     typer.Option(
         metavar="NAME",
         autocompletion=complete_from("tilewright.cli.precision", "PRECISIONS"),
-        help="float32, or bf16: weights that are read from memory for few rows are rounded to bfloat16, which halves "
-        "their bytes. Arithmetic stays float32. auto: those that this makes faster, within --max-error.",
+        help="float32; bf16: large weights of products of few rows are rounded to bfloat16, which halves their bytes; "
+        "or auto: only where that is faster, within --max-error. Arithmetic stays float32.",
     ),
 ]
 MaxErrorOption: TypeAlias = Annotated[
@@ -63,7 +63,7 @@ def check_precision(name: str, max_error: float | None, *, alone: bool) -> None:
         alone: whether one model is tuned on this machine.
 
     Raises:
-        TilewrightError: so it is.
+        TilewrightError: the precision or the error is refused.
     """
     if name not in PRECISIONS:
         raise TilewrightError(
@@ -183,10 +183,10 @@ def _describe(report: PrecisionReport, most: float) -> str:
     """What was chosen for products of one form, and why."""
     what = f"{report.task} ({counted(report.products, 'product')}): weights in {report.chosen}"
     if report.float32_ms is None or report.bf16_ms is None:
-        return f"{what}, since there was no time to measure both"
+        return f"{what}, since not both could be measured in time"
     times = f"{report.bf16_ms:.3g} ms with bf16, {report.float32_ms:.3g} ms with float32"
     if report.error is None:
-        return f"{what}, since bf16 is not faster: {times}"
+        return f"{what}, since bf16 is not surely faster: {times}"
     alone = f"an error of {report.error:.2g} by itself"
     if report.chosen == "bf16":
         return f"{what}: {times}, and {alone}"

@@ -19,8 +19,8 @@ ReferenceOption: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         metavar="MODEL",
-        help="The ONNX file in floating point that MODEL was quantised from: the outputs are compared with it, on the "
-        "inputs of --sample or on random ones.",
+        help="The ONNX file in floating point that MODEL was quantised from. Its outputs are compared with the "
+        "executable's, on the inputs of --sample or on random ones.",
     ),
 ]
 
@@ -34,7 +34,7 @@ def check_reference(reference: Path | None, model: Path, *, alone: bool) -> None
         alone: whether one model is tuned on this machine.
 
     Raises:
-        TilewrightError: so it is.
+        TilewrightError: the reference is refused.
     """
     if reference is None:
         return

@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, Column, Connection, Double, Index, Integer, M
 __all__ = ["MIGRATIONS", "OLDEST_READABLE", "VERSION", "measurements", "metadata", "migrate", "runs", "tasks"]
 
 #: The version of the tables. Every change of them raises it by one, and older stores are migrated when they are opened.
-#: A further table, which older Tilewrights need not know, does not: they may go on using the store.
+#: A new table does not raise it: older Tilewrights pass over the table, and may go on using the store.
 VERSION = 3
 #: The oldest version with all columns. Such a store can be read without a migration.
 OLDEST_READABLE = 2
