@@ -15,6 +15,7 @@ from tilewright.cli.boundary import command, write_json
 from tilewright.cli.completing import complete_from
 from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import DataOption, ProgramsTargetOption, programs_of
+from tilewright.cli.replacing import check_replaced
 from tilewright.cli.text import table
 from tilewright.errors import CostModelError, OutputError, RecordsError
 from tilewright.wording import counted
@@ -77,6 +78,7 @@ def train(
     fresh = make_model(model, seed)
     if os.path.isdir(out) or not os.path.isdir(out.parent):
         raise OutputError(f"--out names a file in a directory that exists, but it is {out}; name another file")
+    check_replaced(out, "--out", "cost models", b"pk")
     found = programs_of(records, data, target)
     template = _template(found.tasks)
     trained, judged = _split(found.tasks, hold_out)

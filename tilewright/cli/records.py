@@ -13,6 +13,7 @@ from tilewright.cli.merging import merge_records, pull_records, push_records
 from tilewright.cli.metaschedule import export_database, import_metaschedule
 from tilewright.cli.options import JsonOption, RecordsOption
 from tilewright.cli.programs import ProgramsTargetOption, open_records, recorded_programs
+from tilewright.cli.replacing import check_replaced
 from tilewright.cli.text import milliseconds, moment, table
 from tilewright.cli.verbosity import remark
 from tilewright.errors import OutputError, TilewrightError
@@ -90,6 +91,8 @@ def export(
         raise TilewrightError(
             "--target goes with --programs or --metaschedule, but neither was given; give one, or leave --target out"
         )
+    if out is not None:
+        check_replaced(out, "--out", "exports", b"{")
     from tilewright.records.export import write_jsonl
     from tilewright.records.store import Query
 
@@ -119,6 +122,7 @@ app.command("push", short_help="Add the measurements of the records to a shared 
 
 
 def _export_programs(records: str | None, file: Path, target: str) -> dict[str, object]:
+    check_replaced(file, "--programs", "exports", b"par1")
     data = recorded_programs(records, target)
     from tilewright.cost.dataset import write_data_set
 

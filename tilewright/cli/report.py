@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from tilewright.cli.boundary import command
+from tilewright.cli.replacing import check_replaced
 from tilewright.errors import OutputError, TilewrightError
 from tilewright.wording import counted
 
@@ -41,7 +42,9 @@ def report(
     """Write one HTML file about how OUT was tuned: what it gained, where its time goes, whether to trust it."""
     benches = bench or []
     if len(executables) > 2:
-        raise TilewrightError(f"a page is about one executable, or compares two, but this names {len(executables)}")
+        raise TilewrightError(
+            f"a page is about one executable, or compares two, but this names {len(executables)}; name at most two"
+        )
     trainings = [path.is_file() for path in executables]
     if any(trainings) and (benches or not all(trainings)):
         raise TilewrightError(
@@ -55,9 +58,9 @@ def report(
         )
     if len(executables) == 2 and html is None:
         raise TilewrightError("a comparison belongs to neither executable, but --html names no file; name one")
-    path = html or executables[0] / PAGE
+    path = html or (executables[0].with_suffix(".html") if any(trainings) else executables[0] / PAGE)
+    check_replaced(path, "--html", "pages", b"<!doctype html")
     if any(trainings):
-        path = html or executables[0].with_suffix(".html")
         size = _write_trainings(executables, path)
     elif len(executables) == 1:
         size = write_report(executables[0], path, *benches)
