@@ -50,8 +50,12 @@ def test_random_samples_are_of_each_shape(tmp_path: Path) -> None:
 
 def test_models_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     model = product(tmp_path / "m.onnx")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    wide = save(tmp_path / "wide.onnx", [node], {"x": ["batch", 16]}, ["batch", 4], w=normal(16, 4))
     with pytest.raises(ModelError, match=r"has the inputs of the model that is tuned, x, but .* has z"):
         compute_here(product(tmp_path / "z.onnx", name="z"), model, None, 0)
+    with pytest.raises(ModelError, match=r"'y' is \?x4 in .*wide\.onnx, and \?x8 in the model that is tuned"):
+        compute_here(wide, model, None, 0)
     with pytest.raises(ShapeError, match="give its shape with --shape"):
         compute_here(model, model, None, 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tilewright.errors import ModelError, ProcessError
 from tilewright.frontend.shapes import ShapeRequest
@@ -13,6 +13,9 @@ from tilewright.quantising.quantiser import list_model_inputs
 from tilewright.quantising.rounding import make_samples
 from tilewright.tuning.preparation import ReferenceOutputs
 from tilewright.wording import describe_error
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["compute_reference"]
 
@@ -58,6 +61,7 @@ def compute_here(other: Path, model: Path, shapes: ShapeRequest | None, seed: in
                 f"the model of --reference has inputs of the same element types, but {name!r} is {given[name]} there, "
                 f"and {dtype} in the model that is tuned; name the model that was quantised"
             )
+    _check_shapes(tuned, reference, other)
     samples, random = make_samples(tuned, shapes, seed)
     try:
         found = run_model(other, samples)
@@ -68,3 +72,31 @@ def compute_here(other: Path, model: Path, shapes: ShapeRequest | None, seed: in
         ) from error
     ordered = tuple([outputs[theirs.index(name)] for name in names] for outputs in found)
     return ReferenceOutputs(other.name, tuple(samples), random, tuple(names), ordered)
+
+
+def _check_shapes(tuned: onnx.ModelProto, reference: onnx.ModelProto, file: Path) -> None:
+    """Refuse a reference whose inputs or outputs are declared with other shapes. Open extents fit everything."""
+    for what in ("input", "output"):
+        own, theirs = (
+            {value.name: _extents(value) for value in getattr(each.graph, what)} for each in (tuned, reference)
+        )
+        for name in [name for name in own if name in theirs]:
+            ours, other = own[name], theirs[name]
+            if ours is None or other is None:
+                continue
+            if len(ours) != len(other) or any(a > 0 and b > 0 and a != b for a, b in zip(ours, other, strict=True)):
+                raise ModelError(
+                    f"the model of --reference has {what}s of the shapes of the model that is tuned, but {name!r} is "
+                    f"{_written(other)} in {file}, and {_written(ours)} in the model that is tuned; name the model "
+                    "that was quantised"
+                )
+
+
+def _extents(value: onnx.ValueInfoProto) -> tuple[int, ...] | None:
+    """The declared shape of a tensor, 0 for an open extent; None: no shape is declared."""
+    kind = value.type.tensor_type
+    return tuple(extent.dim_value for extent in kind.shape.dim) if kind.HasField("shape") else None
+
+
+def _written(shape: tuple[int, ...]) -> str:
+    return "x".join(str(extent) if extent > 0 else "?" for extent in shape) or "one number"
