@@ -56,5 +56,5 @@ def dashboard(
         }
         with PageServer(page, files, port) as server:
             moved = f" (port {port} is taken)" if port and server.port != port else ""
-            print(f"dashboard{moved}: {server.address}; Ctrl-C ends it", flush=True)
+            print(f"dashboard{moved}: {server.address} (Ctrl-C ends it)", flush=True)
             server.serve()
