@@ -56,6 +56,13 @@ def test_a_race_that_was_lost_is_no_gain() -> None:
     assert "which were kept" in page.sections[0].lead[0]
 
 
+def test_a_run_without_races_says_that_its_gain_is_not_known() -> None:
+    run = make_run()
+    bare = replace(run.report, final_race=None, runtime_race=None, before_seconds=None, after_seconds=None)
+    assert "the gain is not known" in run_page(replace(run, bench=None, report=bare)).sections[0].lead[0]
+    assert "the gain is not known" not in " ".join(run_page(run).sections[0].lead)
+
+
 def test_what_onnx_runtime_wins_is_said() -> None:
     run = make_run()
     race = RuntimeRaceReport("onnxruntime", 9.0, 6.0, 1.5, 1.4, 1.6)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from tilewright.records.overview import Overview
 from tilewright.records.runs import RunRecord
 from tilewright.report.content import Page
 from tilewright.report.dashboard import dashboard_page, export_csv, export_json, export_runs_csv, select_tasks
+from tilewright.report.figures import duration
 from tilewright.report.html import render
 from tilewright.report.serving import PageServer, listen
 from tilewright.task import Task
@@ -144,6 +147,27 @@ def test_an_export_has_all_of_them_and_no_formulas(overview: tuple[Overview, lis
     lines = export_csv(made, {}).splitlines()
     assert len(lines) == 4
     assert any(line.startswith(f"{'b' * 16},'=1+1,slow-2x-1") for line in lines)
+
+
+def test_a_count_of_operations_that_is_no_number_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "records.db"
+    with open_store(path) as store:
+        store.add([measurement("a" * 16, "fast-2x-1", 0.25, 20000.2)])
+        store.describe(Task("a" * 16, "a task", "contraction", 1e9, ""))
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("update tasks set flop = x'00ff'")
+    with open_store(path, writable=False) as store:
+        made = Overview(store)
+        made.refresh()
+        assert "a task" in render(dashboard_page(made, "place", {}))
+
+
+def test_how_long_was_measured_is_said_in_a_unit_that_fits(overview: tuple[Overview, list[Measurement]]) -> None:
+    made, _ = overview
+    shown = dashboard_page(made, "place", {}).headlines[-1]
+    assert (shown.value, shown.unit) == ("10.0", "s")
+    assert duration(90.0) == ("1.50", "min")
+    assert duration(7200.0) == ("2.00", "h")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tilewright.report.html import render
 from tilewright.report.training_comparison import training_comparison
 from tilewright.report.training_facts import describe_kernels, gain, rest_seconds
 from tilewright.report.training_page import read_training, render_training, training_page
-from tilewright.training.results import FORMAT, SlotReport, TrainingReport
+from tilewright.training.results import FORMAT, ProofReport, SlotReport, TrainingReport
 
 
 def text_of(report: TrainingReport, section: str) -> str:
@@ -85,6 +85,34 @@ def test_what_a_file_of_another_version_lacks_is_empty(tmp_path: Path) -> None:
     assert "has not run yet" in text_of(TrainingReport(()), "gain")
 
 
+def test_a_state_that_is_no_word_is_empty_and_one_of_a_later_version_is_shown(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    states: dict[str, object] = {"p": {}, "q": "postponed"}
+    parts = [{"name": name, "state": state, "their_seconds": 0.1} for name, state in states.items()]
+    path.write_text(json.dumps({"format": FORMAT, "graphs": [{"kind": "forward", "parts": parts}]}))
+    assert "postponed" in render(training_page(read_training(path)))
+
+
+@pytest.mark.parametrize(("name", "value"), [("touched_bytes", -1), ("flop", -1), ("seconds", 1e308)])
+def test_figures_of_kernels_that_none_can_have_are_not_drawn(name: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    make_training().write_json(path)
+    content = json.loads(path.read_text())
+    content["graphs"][0]["parts"][0]["kernels"][0][name] = value
+    path.write_text(json.dumps(content))
+    assert "Roofline" in render(training_page(read_training(path)))
+
+
+def test_a_large_difference_that_rounding_explains_is_explained() -> None:
+    report = make_training()
+    graph = report.graphs[0]
+    part = replace(graph.parts[0], proof=ProofReport(True, 0.68))
+    report = replace(report, graphs=(replace(graph, parts=(part, *graph.parts[1:])), *report.graphs[1:]))
+    assert f"{part.name} agrees as far as rounding allows" in text_of(report, "trust")
+    assert "the gradient of a bias before a batch norm" in text_of(report, "trust")
+    assert "bias" not in text_of(make_training(), "trust")
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "another"}', "\x00"])
 def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "train.json"
@@ -129,4 +157,9 @@ def test_the_command_takes_files_of_trainings(tmp_path: Path) -> None:
     assert run(app, ["report", a, b, "--html", str(page)]).exit_code == 0
     assert "two trainings" in page.read_text(encoding="utf-8")
     assert "an executable; leave it out" in run(app, ["report", a, str(tmp_path)]).output
+    written = (tmp_path / "a.json").read_bytes()
+    refused = run(app, ["report", a, "--html", a])
+    assert (refused.exit_code, (tmp_path / "a.json").read_bytes()) == (2, written)
+    assert "--html replaces earlier pages only" in refused.output
+    assert run(app, ["report", a, "--html", str(page)]).exit_code == 0, "a page is replaced"
     assert "--bench; leave it out" in run(app, ["report", a, "--bench", a]).output

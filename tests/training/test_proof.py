@@ -14,7 +14,8 @@ from tests.training.models import in_float64, step, torch, worst_gradient
 from tilewright.executable.program import PlanProgram
 from tilewright.frontend.torch.part import Layout
 from tilewright.training import optimize, report
-from tilewright.training.proof import TOLERANCE, Comparison, compare, is_rounding
+from tilewright.training.proof import Comparison, compare, is_rounding
+from tilewright.training.results import TOLERANCE
 
 nn = torch.nn
 

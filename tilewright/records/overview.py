@@ -157,7 +157,7 @@ class Overview:
                     self._add_day(*row)
                 self._last = until
             query_names = select(tasks.c.key, tasks.c.name, tasks.c.flop)
-            self._names = {key: (str(name), float(flop or 0.0)) for key, name, flop in connection.execute(query_names)}
+            self._names = {key: (str(name), _number(flop)) for key, name, flop in connection.execute(query_names)}
             # A store of an older version has no runs, and who may read the other tables may not read this newer one.
             with suppress(exc.ProgrammingError):
                 if inspect(connection).has_table(runs.name):
@@ -196,6 +196,11 @@ class Overview:
         if is_key(target) and isinstance(day, int) and isinstance(count, int) and isinstance(ok, int):
             known = self._days.get((str(target), day), DaySum(str(target), day, 0, 0))
             self._days[str(target), day] = replace(known, count=known.count + count, ok=known.ok + ok)
+
+
+def _number(flop: object) -> float:
+    """A count of operations; 0: it is not known, or damaged."""
+    return float(flop) if isinstance(flop, int | float) and math.isfinite(flop) else 0.0
 
 
 def _decode(row: Mapping[str, object]) -> RunRecord | None:

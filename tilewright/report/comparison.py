@@ -35,7 +35,7 @@ def comparison_page(first: Run, second: Run) -> Page:
     notes = []
     if first.name != second.name:
         notes.append(
-            f"The first is of the model {first.name}, the second of {second.name}: only equal tasks are compared."
+            f"The models differ: the first is {first.name}, the second {second.name}. Only equal tasks are compared."
         )
     if first.report.machine != second.report.machine or first.report.target != second.report.target:
         notes.append("They were tuned for different machines, so their times do not tell which schedules are better.")

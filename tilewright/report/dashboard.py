@@ -45,7 +45,7 @@ def dashboard_page(overview: Overview, place: str, chosen: Mapping[str, str]) ->
         Headline(fmt.count(len({each.task for each in found})), "", "tasks"),
         Headline(fmt.count(len({each.target for each in found})), "", "machines"),
         Headline(fmt.percent(1 - ok / count if count else None), "", "of measurements failed"),
-        Headline(fmt.significant(sum(each.elapsed for each in found) / 3600), "h", "of measuring"),
+        Headline(*fmt.duration(sum(each.elapsed for each in found)), "of measuring"),
     )
     networks = networks_section(overview, runs)
     sections = (

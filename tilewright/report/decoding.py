@@ -64,6 +64,10 @@ def _value(wanted: object, value: Json) -> object:
         return _one_of(arguments, value)
     if origin is tuple:
         return _tuple(arguments, value)
+    if origin is typing.Literal:
+        if type(value) not in map(type, arguments):  # a word of a later version is shown as it is
+            raise _MisfitError
+        return value
     if origin in (dict, collections.abc.Mapping):
         if not isinstance(value, dict):
             raise _MisfitError

@@ -9,6 +9,7 @@ __all__ = [
     "count",
     "day",
     "day_of",
+    "duration",
     "factor",
     "interval",
     "megabytes",
@@ -46,6 +47,14 @@ def seconds(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return _UNKNOWN
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def duration(value: float) -> tuple[str, str]:
+    """Seconds as a number of a few digits and its unit: seconds, minutes or hours."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if value >= length:
+            return significant(value / length), unit
+    return significant(value), "s"
 
 
 def percent(share: float | None, digits: int = 3) -> str:

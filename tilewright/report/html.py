@@ -15,7 +15,7 @@ from importlib.resources import files
 import jinja2
 
 from tilewright.errors import OutputError
-from tilewright.jsonable import JsonObject
+from tilewright.jsonable import JsonObject, finite
 from tilewright.report.content import Page
 
 __all__ = ["page_data", "render", "render_body"]
@@ -58,8 +58,8 @@ def page_data(page: Page) -> JsonObject:
 
 
 def _embed(data: JsonObject) -> str:
-    """JSON for an element of a page: no ``</script>`` and no comment can end or open in it."""
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    """JSON for an element of a page: no ``</script>`` and no comment can end or open in it. Infinities become null."""
+    text = json.dumps(finite(data), separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 

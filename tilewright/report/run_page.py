@@ -173,11 +173,13 @@ def _gain(run: Run) -> Section:
             f"ONNX Runtime took {fmt.significant(runtime.onnxruntime_ms)} ms on the whole model, and the executable "
             f"{fmt.significant(runtime.executable_ms)} ms, so ONNX Runtime runs it."
         )
+    peers = find_peers(run)
+    if run.known and not lead and not peers:
+        lead.append("Nothing was raced, so the gain is not known. A longer budget leaves time for races.")
     if run.known:
         lead.append(f"The directory holds {_PUBLISHED.get(run.report.published, run.report.published)}.")
     lead += run.lacks
     chart = peers_chart(run)
-    peers = find_peers(run)
     tables = (peers_table(peers, now),) if peers and chart is None else ()
     return Section("gain", "What did I gain?", tuple(lead), _charts(chart, latency_chart(run)), tables)
 
@@ -222,7 +224,7 @@ def _worth(run: Run, facts: Sequence[TaskFacts]) -> Section:
             f"{fmt.percent(saving / total)} of the time, by the mean learning curve and within the rooflines."
         )
     if untried:
-        lead.append(f"{counted(len(untried), 'task')} had no trial at all: a larger budget reaches them first.")
+        lead.append(f"{counted(len(untried), 'task')} had no trial at all. A larger budget reaches such tasks first.")
     table = Table(
         ("task", "trials", "ms per run", "expected saving ms", "room to the roofline ms"),
         tuple(

@@ -116,7 +116,7 @@ def roofline_chart(given: JsonObject | None, facts: Sequence[TaskFacts], what: s
         what: is drawn.
     """
     roofline = given or {}
-    points = [each for each in facts if each.intensity and each.throughput]
+    points = [each for each in facts if _positive(each.intensity) and _positive(each.throughput)]
     peak = _figure(roofline.get("peak")) or _figure(roofline.get("flops_bound"))
     if not points or peak is None:
         return None
@@ -149,6 +149,11 @@ def roofline_chart(given: JsonObject | None, facts: Sequence[TaskFacts], what: s
         note=f"Each circle is a {what}; its area is its share of the time. Bytes count once, so a {what} whose data do "
         "not fit the caches lies further below its roof.",
     )
+
+
+def _positive(figure: float | None) -> bool:
+    """Whether a logarithmic axis has a place for a figure, which a damaged file may have made negative or infinite."""
+    return figure is not None and 0 < figure < math.inf
 
 
 def _draw_roofs(

@@ -16,7 +16,7 @@ from tilewright.report.machine import roofline_facts
 from tilewright.report.task_charts import roofline_chart, time_chart
 from tilewright.report.training_charts import parts_chart, slots_chart, steps_chart
 from tilewright.report.training_facts import KernelFacts, describe_kernels, find_main, gain, known, rest_seconds
-from tilewright.training.results import FORMAT, PartReport, TrainingReport
+from tilewright.training.results import FORMAT, TOLERANCE, PartReport, TrainingReport
 from tilewright.wording import counted
 
 __all__ = ["read_training", "render_training", "training_page"]
@@ -217,15 +217,21 @@ def _trust(report: TrainingReport) -> Section:
             continue
         worst = "no number" if math.isnan(proof.worst) else f"{proof.worst:.1e}"
         where = "in a step" if proof.in_step else "in another process"
-        verdict = "agrees with PyTorch" if proof.right else "differs, and is not used"
+        agrees = "agrees with PyTorch" if proof.worst <= TOLERANCE else "agrees as far as rounding allows"
+        verdict = agrees if proof.right else "differs, and is not used"
         rows.append((part.name, verdict, where, worst, fmt.count(proof.passed_over)))
     if not rows:
         return Section("trust", "Can I trust it?")
-    lead = (
+    lead: tuple[str, ...] = (
         "Before our kernels compute a part, its results are compared with PyTorch's on what a real step takes: the "
         "outputs of the forward pass, and the gradients of the backward pass.",
         "They agree if they differ by at most 1e-4 of the largest number, or by no more than rounding errors explain.",
     )
+    if any(part.proof is not None and part.proof.right and part.proof.worst > TOLERANCE for part in report.parts):
+        lead += (
+            "A larger difference that rounding explains is one of numbers that are themselves only rounding, such as "
+            "the gradient of a bias before a batch norm, which is 0 in exact arithmetic.",
+        )
     table = Table(
         ("part", "verdict", "compared", "largest difference", "steps passed over"),
         tuple(rows),

@@ -25,12 +25,11 @@ from torch import fx
 from torch.utils import _pytree as tree
 
 from tilewright.frontend.torch.part import Layout
+from tilewright.training.results import TOLERANCE
 from tilewright.training.saved import to_plain
 
-__all__ = ["TOLERANCE", "Comparison", "compare", "find_difference", "is_rounding"]
+__all__ = ["Comparison", "compare", "find_difference", "is_rounding"]
 
-#: The largest difference between a result of ours and of PyTorch, relative to the largest number of that result.
-TOLERANCE = 1e-4
 #: The size of a rounding error by which data are moved, relative to each number: two units in the last place.
 _MOVE = 2.0**-22
 #: How many times as far from PyTorch's results ours may be as these move. (A choice.)

@@ -19,6 +19,7 @@ from tilewright.wording import counted
 
 __all__ = [
     "FORMAT",
+    "TOLERANCE",
     "ChangeReport",
     "GraphReport",
     "KernelShare",
@@ -36,6 +37,9 @@ Kind: TypeAlias = Literal["forward", "backward", "inference"]
 #: How a part of a graph runs now (:mod:`tilewright.training.live`).
 State: TypeAlias = Literal["waiting", "ready", "running", "left"]
 
+#: The largest difference between a result of ours and of PyTorch, relative to the largest number of that result. One
+#: that is larger is right only if rounding errors explain it (:mod:`tilewright.training.proof`).
+TOLERANCE = 1e-4
 #: What the file of a report says that it is.
 FORMAT = "tilewright training report"
 #: Kernels of a part that are shown to people.
