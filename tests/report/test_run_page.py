@@ -183,6 +183,8 @@ def test_a_bench_that_is_none_is_refused(tmp_path: Path) -> None:
     path.write_text('{"trials": 3}')
     with pytest.raises(OutputError, match="peers"):
         read_bench(path)
+    with pytest.raises(OutputError, match=r"missing\.json cannot be read as one: .*; name another file with --bench"):
+        read_bench(tmp_path / "missing.json")
 
 
 def test_calls_read_what_the_last_ones_wrote_to_the_same_bytes() -> None:

@@ -272,7 +272,7 @@ def _table_of(path: Path) -> dict[str, object] | None:
             return None
         raise TilewrightError(
             f"a configuration is a TOML file, but {path} cannot be read: {_describe(error)}; correct it, or give "
-            "'tilewright' --config /dev/null before the command"
+            "--config /dev/null before the command"
         ) from error
     if path.name != "pyproject.toml":
         return table

@@ -222,7 +222,7 @@ def read_bench(path: Path) -> Bench:
     Raises:
         OutputError: the file cannot be read, or is no such file.
     """
-    content = _read_json(path)
+    content = _read_json(path, "what `tilewright bench --json` writes", "name another file with --bench")
     if isinstance(content, dict) and isinstance(buckets := content.get("buckets"), list) and buckets:
         first, *others = (_read_bucket(path, bucket) for bucket in buckets)
         return replace(first, others=tuple(others))
@@ -259,16 +259,16 @@ def _read_peer(name: str, entry: Json) -> PeerTime:
 
 def _read_report(out: Path) -> TuneReport:
     path = out / REPORT
-    return decode(TuneReport, _read_json(path) if path.is_file() else {})
+    return decode(TuneReport, _read_json(path, "a report", "tune again") if path.is_file() else {})
 
 
-def _read_json(path: Path) -> Json:
+def _read_json(path: Path, kind: str, remedy: str) -> Json:
     try:
         return parse_json(read_file(path, _MOST_REPORT))  # type: ignore[no-any-return]
     except (OSError, ValueError) as error:
         raise OutputError(
-            f"a report is a JSON file, but {path} cannot be read as one: {getattr(error, 'strerror', None) or error}; "
-            "name another, or tune again"
+            f"{kind} is a JSON file, but {path} cannot be read as one: {getattr(error, 'strerror', None) or error}; "
+            f"{remedy}"
         ) from error
 
 

@@ -135,8 +135,9 @@ def _time(report: TrainingReport, kernels: Sequence[KernelFacts]) -> Section:
     rest, now = rest_seconds(report), known(report.now_seconds)
     if rest is not None and now:
         lead.append(
-            f"Outside of the parts, a step takes {fmt.milliseconds(rest)} ms ({fmt.percent(rest / now, 2)}): operators "
-            "that PyTorch runs, the loss, the optimizer, and waiting for data."
+            f"The usual step, less its parts at their fastest, leaves {fmt.milliseconds(rest)} ms "
+            f"({fmt.percent(rest / now, 2)}): operators that PyTorch runs, the loss, the optimizer, waiting for data, "
+            "and whatever else used the machine."
         )
     facts = [each.facts for each in kernels]
     if facts:
