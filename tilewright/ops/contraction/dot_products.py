@@ -11,10 +11,16 @@
 Which instruction does this is a property of the target: ``vpdpbusd`` (AVX512-VNNI, AVX-VNNI), otherwise ``vpmaddwd`` on
 bytes that are widened to pairs of int16, which is exact as well. ``vpmaddubsw`` would saturate. All other targets run
 plain code, which is what the function of the task says.
+
+Bytes are widened at each use, which takes half as many instructions again. Functions whose numbers are used often have
+pairs of int16 instead, widened once: ``multiplies_pairs`` says which targets gain by that.
+
+    C[0:lanes] = C[0:lanes] + vpmaddwd(broadcast(A[0:2]), W[0:lanes, 0:2])
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,17 +32,19 @@ if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, TensorRegion
     from tvm.tirx import SBlock, Stmt
 
-__all__ = ["QUAD", "DotProduct", "add_quads", "find_dot_product"]
+__all__ = ["PAIR", "QUAD", "DotProduct", "add_quads", "find_dot_product", "multiplies_pairs"]
 
 #: The bytes that one instruction adds to a sum.
 QUAD = 4
+#: The int16 that one instruction adds to a sum.
+PAIR = 2
 #: The even bytes of a quad.
 _EVEN = 0x00FF00FF
 
 
 @dataclass(frozen=True)
 class DotProduct:
-    """An instruction that adds products of quads to ``lanes`` sums.
+    """An instruction that adds products of quads of bytes, or of pairs of int16, to ``lanes`` sums.
 
     TVM's ``tensorize`` would do what :meth:`put_into` does, but refuses blocks under a condition (0.27), which tiles
     that stick out have.
@@ -44,17 +52,19 @@ class DotProduct:
     Attributes:
         name: of the instruction.
         lanes: the int32 sums of a vector.
+        together: 4 for quads of bytes, 2 for pairs of int16.
     """
 
     name: str
     lanes: int
+    together: int = QUAD
 
     def put_into(self, module: IRModule, block: str) -> IRModule:
         """The module whose function has the instruction in place of the loops of a block.
 
         Args:
             module: holds the function ``main``.
-            block: the name of the block, which adds the products of one quad to one vector of sums.
+            block: the name of the block, which adds the products of one quad or pair to one vector of sums.
         """
         import tvm
         from tvm import s_tir
@@ -70,8 +80,13 @@ class DotProduct:
     def _implement(self, block: SBlock) -> SBlock:
         from tvm import s_tir
 
-        data, weights = (next(r for r in block.reads if str(r.source.ty.dtype) == d) for d in ("uint8", "int8"))
         sums = block.writes[0]
+        operands = [region for region in block.reads if not region.source.same_as(sums.source)]
+        if self.together == QUAD:
+            operands.sort(key=lambda region: str(region.source.ty.dtype) != "uint8")
+        else:  # both are int16, and the weights have the lanes besides
+            operands.sort(key=_extent)
+        data, weights = operands
         return s_tir.SBlock(
             block.iter_vars, block.reads, block.writes, block.name_hint, self._statement(sums, data, weights)
         )
@@ -79,17 +94,20 @@ class DotProduct:
     def _statement(self, sums: TensorRegion, data: TensorRegion, weights: TensorRegion) -> Stmt:
         from tvm import tirx
 
-        after = self.add(_load(sums, self.lanes), self._quads(data), _load(weights, self.lanes * QUAD))
+        numbers = self._quads(data) if self.together == QUAD else self._pairs(data)
+        after = self.add(_load(sums, self.lanes), numbers, _load(weights, self.lanes * self.together))
         return tirx.BufferStore(sums.source, after, _indices(sums, self.lanes))
 
     def add(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
-        """The sums plus the products of quads.
+        """The sums plus the products of quads or pairs.
 
         Args:
             sums: int32.
-            quads: an int32 of unsigned bytes for each sum.
-            weights: as many signed bytes, of int8.
+            quads: an int32 of unsigned bytes for each sum; of pairs, two int16 for each.
+            weights: as many signed bytes, of int8, or int16.
         """
+        if self.together == PAIR:
+            return sums + self._call(quads, weights)
         products = self._vpdpbusd if self.name == "vpdpbusd" else self._vpmaddwd
         return products(sums, quads, weights)
 
@@ -107,6 +125,13 @@ class DotProduct:
             flat = [_load(data, self.lanes, q * step) for q in range(QUAD)]
         order = [tirx.const(q * self.lanes + lane, "int32") for lane in range(self.lanes) for q in range(QUAD)]
         return tirx.reinterpret(f"int32x{self.lanes}", tirx.Shuffle(flat, order))
+
+    def _pairs(self, data: TensorRegion) -> Expr:
+        """The pair of all sums, as int16."""
+        from tvm import tirx
+
+        both = tirx.Broadcast(tirx.reinterpret("int32", _load(data, PAIR)), self.lanes)
+        return tirx.reinterpret(f"int16x{PAIR * self.lanes}", both)
 
     def _vpdpbusd(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
         from tvm import tirx
@@ -157,12 +182,25 @@ _LLVM = {
 }
 
 
-def find_dot_product(target: Target, lanes: int) -> DotProduct | None:
-    """The best instruction of the target for vectors of ``lanes`` sums; None if it has none."""
+def find_dot_product(target: Target, lanes: int, together: int = QUAD) -> DotProduct | None:
+    """The best instruction of the target for vectors of ``lanes`` sums; None if it has none.
+
+    Args:
+        target: the machine.
+        lanes: of the vectors.
+        together: the products that one sum gets at once: 4 of bytes, 2 of int16, or 1, for which there is none.
+    """
     has = {*target.extensions}
-    names = (name for needs, name, count in _INSTRUCTIONS if count == lanes and needs <= has)
+    fitting = (name for needs, name, count in _INSTRUCTIONS if count == lanes and needs <= has)
+    names = {QUAD: fitting, PAIR: (name for name in fitting if name == "vpmaddwd")}.get(together, iter(()))
     name = next(names, None)
-    return None if name is None else DotProduct(name, lanes)
+    return None if name is None else DotProduct(name, lanes, together)
+
+
+def multiplies_pairs(target: Target) -> bool:
+    """Whether the target's best instruction for bytes widens them to pairs of int16."""
+    dot = find_dot_product(target, target.lanes)
+    return dot is not None and dot.name == "vpmaddwd"
 
 
 def add_quads(instruction: DotProduct | None, lanes: int, sums: Expr, quads: Expr, weights: Expr) -> Expr:
@@ -188,6 +226,10 @@ def add_quads(instruction: DotProduct | None, lanes: int, sums: Expr, quads: Exp
         weight = (weights << constant(24 - 8 * place)) >> constant(24)
         sums = sums + byte * weight
     return sums
+
+
+def _extent(region: TensorRegion) -> int:
+    return math.prod(int(extent.extent) for extent in region.region)
 
 
 def _indices(region: TensorRegion, count: int, pixel: int = 0) -> Sequence[Expr]:

@@ -61,8 +61,8 @@ class Form:
         rows: whether rows of pixels have an axis of their own.
         padded: whether a block in the function pads the data, or packs the right operand.
         depthwise: whether the data have the lane axis, too. They are then multiplied vector by vector.
-        quads: whether data and weights are bytes, of which four along the inputs of a block are one element here: an
-            instruction multiplies them together. The block's last iterator, over the bytes of a quad, is no axis.
+        together: how many inputs an instruction multiplies together: four bytes (a quad) or two int16 (a pair), which
+            are one element here, or 1. The block's last iterator, over the parts of a quad or pair, is no axis.
         nibbles: whether the weights are words of eight levels, whose scales are further operands. Then ``rc`` are
             blocks with one scale, ``kw`` the words of a block, and ``ri`` the levels of a word, and scales are in no
             access: they are a small share of the weights. Or such words become numbers in the block that packs.
@@ -76,7 +76,7 @@ class Form:
     rows: bool
     padded: bool
     depthwise: bool = False
-    quads: bool = False
+    together: int = 1
     nibbles: bool = False
 
     @property
@@ -96,8 +96,8 @@ def mark_roles(roles: str) -> dict[str, str]:
 
     Args:
         roles: what the iterators are for, spatial ones before the slash. b: batch, g: groups, o: blocks of output
-            channels, p: pixels or rows, l: lane, r: reduction, q: bytes of a quad. ``boppl/rrrr`` is a convolution,
-            ``boppl/rrrrq`` one of bytes, and ``pol/rrr`` a product with weights of 4 bits.
+            channels, p: pixels or rows, l: lane, r: reduction, q: bytes of a quad, or int16 of a pair. ``boppl/rrrr``
+            is a convolution, ``boppl/rrrrq`` one of bytes, and ``pol/rrr`` a product with weights of 4 bits.
     """
     return Mark(KIND, roles).annotations
 
@@ -139,7 +139,7 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     for axis, var in zip(iterators, stmt.iter_vars, strict=not quads):
         extents[axis] = _integer(var.dom.extent)
     names = list(zip((*iterators, "q"), (v.var for v in stmt.iter_vars), strict=False))
-    extents["q"] = QUAD if quads else 1
+    extents["q"] = together = _integer(stmt.iter_vars[-1].dom.extent) if quads else 1
     reads = [
         _access(region, names, extents) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)
     ]
@@ -152,7 +152,8 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
         raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
     if quads:
-        data, weights = [_beside_quads(data[0]) if depthwise else _in_quads(data[0])], [_in_quads(weights[0])]
+        data = [_beside_quads(data[0]) if depthwise else _in_groups(data[0], together)]
+        weights = [_in_groups(weights[0], together)]
     accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
     del extents["q"]
     pad = find_pad(schedule, block)
@@ -169,7 +170,7 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         extents |= {"w": extents["h"] * extents["w"], "h": 1}
         accesses = [_without_rows(a) for a in accesses]
     return Form(
-        iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise, quads, nibbles
+        iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise, together, nibbles
     )
 
 
@@ -239,16 +240,19 @@ def _named(name: str, access: Access) -> Access:
     return Access(name, access.itemsize, access.dims, access.steps)
 
 
-def _in_quads(access: Access) -> Access:
-    """The access to bytes as one to quads: A[..., 4 * ri + q] --> A[..., ri], W[..., ri, l, q] --> W[..., ri, l]."""
+def _in_groups(access: Access, count: int) -> Access:
+    """The access to bytes as one to quads: A[..., 4 * ri + q] --> A[..., ri], W[..., ri, l, q] --> W[..., ri, l].
+
+    Pairs of int16 are alike.
+    """
     steps = [(axis, step) for axis, step in access.steps if axis != "q"]
-    if access.itemsize != 1 or ("q", 1) not in access.steps or any(step % QUAD for _, step in steps):
-        raise FormError("the four bytes of a quad lie side by side, and no quad begins inside of another")
+    if access.itemsize * count != QUAD or ("q", 1) not in access.steps or any(step % count for _, step in steps):
+        raise FormError("a quad of bytes or pair of int16 lies side by side, and none begins inside of another")
     dims = []
     for dim in access.dims:
         inside = ("q", 1) in dim
-        dims.append(tuple((axis, c // QUAD if inside else c) for axis, c in dim if axis != "q"))
-    return Access(access.name, QUAD, tuple(dims), tuple((axis, step // QUAD) for axis, step in steps))
+        dims.append(tuple((axis, c // count if inside else c) for axis, c in dim if axis != "q"))
+    return Access(access.name, QUAD, tuple(dims), tuple((axis, step // count) for axis, step in steps))
 
 
 def _beside_quads(access: Access) -> Access:

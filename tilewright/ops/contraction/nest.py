@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.ops.contraction.dot_products import QUAD
 from tilewright.ops.contraction.form import AXES, Access, Form
 from tilewright.space.loop_nest import Annotation, LoopNest
 from tilewright.target import Target
@@ -114,7 +113,7 @@ def loop_nest(form: Form, target: Target, columns: Columns) -> LoopNest:
         arithmetic=arithmetic,
         extra=_extra(form, target, columns, extents, touched),
         extra_names=_EXTRA,
-        products=QUAD if form.quads else 1,
+        products=form.together,
     )
 
 

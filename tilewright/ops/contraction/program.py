@@ -172,6 +172,8 @@ def _align(schedule: Schedule, block: SBlockRV, writer: SBlockRV, form: Form) ->
     rows = form.iterators.index("h") if form.fused else -1
     width = int(schedule.get(block).iter_vars[rows + 1].dom.extent) if form.fused else 1
 
+    grouped = form.together > 1
+
     def fuse(*axes: Expr) -> tuple[Expr, ...]:
         if not form.fused:
             return axes
@@ -186,7 +188,7 @@ def _align(schedule: Schedule, block: SBlockRV, writer: SBlockRV, form: Form) ->
         schedule.transform_layout(block, ("write", 0), _fixed(fuse, spatial, dtype))
         schedule.transform_block_layout(
             block,
-            _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators) + form.quads, dtype),
+            _fixed(lambda *axes: (*fuse(*axes[:spatial]), *axes[spatial:]), len(form.iterators) + grouped, dtype),
         )
     if form.fused or not identity:
         schedule.transform_block_layout(writer, _fixed(writer_map, len(variables), dtype))
@@ -211,7 +213,8 @@ def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotPr
         module: holds the function.
         form: of the contraction in it.
         decisions: of the config.
-        dot: the instruction that multiplies quads of bytes; None: there are no quads, or no instruction.
+        dot: the instruction that multiplies quads of bytes or pairs of int16; None: there are none of either, or no
+            instruction.
     """
     from tvm.s_tir import Schedule
 
@@ -219,8 +222,9 @@ def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotPr
     if joins:
         schedule.set_scope(block, 0, "local")
     axes = [a for a in form.iterators if not (form.fused and a == "h")]
-    loops: dict[str, LoopRV] = dict(zip(axes, schedule.get_loops(block), strict=not form.quads))
-    quad = schedule.get_loops(block)[-1:] if form.quads else []
+    grouped = form.together > 1
+    loops: dict[str, LoopRV] = dict(zip(axes, schedule.get_loops(block), strict=not grouped))
+    quad = schedule.get_loops(block)[-1:] if grouped else []
     lanes = [loops.pop("l"), *quad]
     if dot is not None:
         # One block for each use of the instruction. Its conditions, if tiles stick out, stay outside of it.

@@ -10,16 +10,30 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tilewright.ops.contraction.dot_products import QUAD
+from tilewright.ops.contraction.dot_products import PAIR, QUAD
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
-from tilewright.ops.contraction.form import BLOCK, mark_roles
+from tilewright.ops.contraction.form import BLOCK, PAD, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
+    from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
 __all__ = ["byte_conv2d", "byte_dense", "byte_depthwise_conv2d", "pad_with"]
+
+
+#: The type of weights, by how many of them are multiplied together.
+_WEIGHTS = {QUAD: "int8", PAIR: "int16"}
+
+
+def _widen(data: Tensor, together: int) -> Tensor:
+    """Bytes as int16, if these are multiplied in pairs; otherwise the bytes themselves."""
+    from tvm import te
+
+    if together == QUAD:
+        return data
+    return te.compute(data.shape, lambda *at: data(*at).astype("int16"), name=f"{PAD}_words")
 
 
 @lru_cache(KEPT)
@@ -123,20 +137,23 @@ def byte_depthwise_conv2d(
 def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     """``(m, k)`` bytes times packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums ``(m, N)``).
 
+    With weights in pairs, these are int16, and data are widened to int16 before they are multiplied.
+
     Args:
         rows: m.
-        weight: shape ``(ceil(N/x), k/4, x, 4)``.
+        weight: shape ``(ceil(N/x), k/4, x, 4)``, or in pairs ``(ceil(N/x), k/2, x, 2)``.
         outputs: N. The output leaves out the columns of the last block beyond N.
     """
     from tvm import te
 
-    oo, quads, x, _ = weight
-    a = te.placeholder((rows, quads * QUAD), "uint8", name="data")
-    w = te.placeholder(weight, "int8", name="weight")
-    k, q = te.reduce_axis((0, quads), "k"), te.reduce_axis((0, QUAD), "q")
+    oo, groups, x, together = weight
+    a = te.placeholder((rows, groups * together), "uint8", name="data")
+    w = te.placeholder(weight, _WEIGHTS[together], name="weight")
+    k, q = te.reduce_axis((0, groups), "k"), te.reduce_axis((0, together), "q")
+    src = _widen(a, together)
     c = te.compute(
         (rows, oo, x),
-        lambda m, o, v: te.sum(a[m, k * QUAD + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]),
+        lambda m, o, v: te.sum(src[m, k * together + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]),
         name=BLOCK,
         attrs=mark_roles("pol/rq"),
     )

@@ -122,7 +122,7 @@ def read_windows(schedule: Schedule, form: Form, name: str, writer: str) -> Dept
     Raises:
         FormError: the block is none, or one whose blocks of channels differ from the result's.
     """
-    if not form.depthwise or form.quads or any(access.itemsize != 4 for access in form.accesses):
+    if not form.depthwise or form.together > 1 or any(access.itemsize != 4 for access in form.accesses):
         raise FormError("a depthwise convolution of float32 has a sum for each channel")
     block = schedule.get_sblock(name)
     pad = find_pad(schedule, block)
