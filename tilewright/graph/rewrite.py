@@ -19,6 +19,7 @@ from tilewright.graph.rewriter import Rewriter
 from tilewright.graph.tokens import BINARY, UNARY
 from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
+from tilewright.ops.contraction.dot_products import multiplies_pairs
 from tilewright.ops.contraction.expression import Product
 from tilewright.target import Target
 from tilewright.tensor import Array
@@ -67,7 +68,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
 
     Args:
         network: the network.
-        target: its vector length decides the blocks.
+        target: its vector length decides the blocks, and its instructions the format of bytes' weights.
     """
     import tvm
     from tvm import relax
@@ -77,7 +78,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = Rewriter(target.lanes, builder, uses=count_uses(main) if network.varying else Counter())
-    walk.arrays, walk.cached = network.weights, target.l2
+    walk.arrays, walk.cached, walk.pairs = network.weights, target.l2, multiplies_pairs(target)
     if not network.varying:
         walk.last = find_last(main, UNARY | BINARY)
     count = len(network.parameters)

@@ -61,6 +61,7 @@ class Rewriter:
         varying: the inputs that are weights which change from call to call, by the source of their recipes.
         packed: what such weights became, by their source and the steps of their recipe.
         uses: how often each variable of the network is read. Only of networks whose weights vary.
+        pairs: whether the target multiplies bytes as pairs of int16 (``multiplies_pairs``).
         arrays: the network's weights by name.
         cached: the bytes of weights that stay in the second cache.
         made: the weights that were computed from them, by the names that are their sources in recipes.
@@ -85,6 +86,7 @@ class Rewriter:
     varying: dict[str, relax.Var] = field(default_factory=dict)
     packed: dict[tuple[str, tuple[tuple[str, tuple[int, ...]], ...]], relax.Expr] = field(default_factory=dict)
     uses: Counter[relax.Var] = field(default_factory=Counter)
+    pairs: bool = False
     arrays: Mapping[str, Array] = field(default_factory=dict)
     cached: float = math.inf
     made: dict[str, Array] = field(default_factory=dict)

@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from tests.kernels import call_kernel, compile_kernel
 from tests.targets import lane_target, require
+from tilewright.graph.quantised.weight_formats import to_pairs
 from tilewright.graph.tasks import task_of
-from tilewright.ops.contraction.dot_products import find_dot_product
+from tilewright.ops.contraction.dot_products import find_dot_product, pairs_fit
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -41,6 +44,43 @@ def test_each_target_has_its_instruction(text: str, lanes: int, name: str) -> No
     assert name.removeprefix("v") in code
 
 
+@pytest.mark.parametrize(
+    ("text", "lanes", "name"),
+    [
+        ("llvm:cascadelake:x86_64-linux-gnu", 16, "vpdpbusd"),
+        ("llvm:skylake-avx512:x86_64-linux-gnu", 16, "vpmaddubsw"),
+        ("llvm:haswell:x86_64-linux-gnu", 8, "vpmaddubsw"),
+        ("llvm:x86-64-v2:x86_64-linux-gnu", 4, "vpmaddubsw"),
+    ],
+)
+def test_weights_that_fit_have_the_faster_instruction(text: str, lanes: int, name: str) -> None:
+    import tvm
+
+    target = Target.parse(text)
+    function = byte_dense(4, (2, 8, lanes, 4), 2 * lanes, fits=True)
+    space = make_space(task_of("dense", function, (1,)), target)
+    code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+    assert name.removeprefix("v") in code
+    plain = make_space(task_of("dense", byte_dense(4, (2, 8, lanes, 4), 2 * lanes), (1,)), target)
+    assert "pmaddubsw" not in tvm.compile(plain.schedule(plain.default()).mod, target.tvm).mod.inspect_source("asm")
+
+
+@given(weights=arrays(np.int8, (3, 2, 4)))
+def test_weights_fit_only_if_no_data_saturate(weights: NDArray[np.int8]) -> None:
+    pairs = weights.astype(np.int64).reshape(-1, 2)
+    data = np.stack([np.full_like(pairs, 255), np.where(pairs > 0, 255, 0), np.where(pairs < 0, 255, 0)])
+    sums = (data * pairs).sum(-1)
+    saturates = bool((sums > 32767).any() or (sums < -32768).any())
+    assert not (pairs_fit(weights) and saturates)
+    halved = (weights // 2).astype(np.int8)  # 7 bits, as with reduce_range
+    assert pairs_fit(halved)
+
+
+@pytest.mark.parametrize("weights", [[[127, 2]], [[-128, 1]], [[64, -65]]])
+def test_the_first_pairs_beyond_the_range_do_not_fit(weights: list[list[int]]) -> None:
+    assert not pairs_fit(np.asarray(weights, np.int8))
+
+
 def test_arm_has_plain_code() -> None:
     assert find_dot_product(Target.parse("llvm:cortex-a76:aarch64-linux-gnu"), 4) is None
 
@@ -59,22 +99,27 @@ def convolve(data: NDArray[Any], weight: NDArray[Any], stride: int, pad: int, ze
 
 @pytest.mark.parametrize("lanes", [4, 8, 16], ids=lambda lanes: f"{lanes} lanes")
 @pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 1, 1), (1, 1, 0), (3, 2, 1)])
-def test_sums_are_exact_in_every_program(lanes: int, kernel: int, stride: int, pad: int) -> None:
+@pytest.mark.parametrize(("together", "fits"), [(4, False), (2, False), (4, True)], ids=["quads", "pairs", "fitting quads"])
+def test_sums_are_exact_in_every_program(
+    lanes: int, kernel: int, stride: int, pad: int, together: int, fits: bool
+) -> None:
     from tvm import runtime
 
     target = lane_target(lanes)
     require(target)
     rng = np.random.default_rng(0)
     shape, weights = (1, 2, 9, 13, 16), (2, 2, kernel, kernel, 4, lanes, 4)
-    function = byte_conv2d(shape, weights, (stride, stride), (pad,) * 4, (1, 1), 200)
+    data = rng.choice([0, 1, 254, 255], shape).astype(np.uint8)
+    weight = rng.choice([-64, -63, 0, 64] if fits else [-128, -127, 0, 127], weights).astype(np.int8)
+    assert pairs_fit(weight) == fits
+    wanted = convolve(data, weight, stride, pad, 200)
+    packed = to_pairs(weight) if together == 2 else weight
+    function = byte_conv2d(shape, packed.shape, (stride, stride), (pad,) * 4, (1, 1), 200, fits)
     space = make_space(task_of("conv", function, (1,)), target)
     assert space.template.startswith("contraction/")
-    data = rng.choice([0, 1, 254, 255], shape).astype(np.uint8)
-    weight = rng.choice([-128, -127, 0, 127], weights).astype(np.int8)
-    wanted = convolve(data, weight, stride, pad, 200)
     for config in [space.default(), *sample(space, rng, 1)]:
         result = runtime.tensor(np.full(wanted.shape, 77, np.int32))
-        call_kernel(space.schedule(config).mod, target, runtime.tensor(data), runtime.tensor(weight), result)
+        call_kernel(space.schedule(config).mod, target, runtime.tensor(data), runtime.tensor(packed), result)
         assert np.array_equal(result.numpy(), wanted)
 
 

@@ -12,6 +12,7 @@ from tilewright.graph.channels import padded_order
 from tilewright.graph.pixel_convolutions import read_window, sample_pixels
 from tilewright.graph.quantised.dynamic import pad_bytes
 from tilewright.graph.quantised.scaled import Bytes, Computed, Doubles, Scaled, Term, find_bytes
+from tilewright.graph.quantised.weight_formats import choose_format
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.ops.contraction.dot_products import QUAD
@@ -134,9 +135,11 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
         packed, stride = sample_pixels(walk, packed, stride), (1, 1)
-    function = byte_conv2d(shape_of(packed), recipe.shape, stride, padding, dilation, zero if any(padding) else 0)
     shape = shape_of(call)
     n, _, h, w = shape
+    recipe, fits = choose_format(walk, recipe, n * h * w)
+    zero_around = zero if any(padding) else 0
+    function = byte_conv2d(shape_of(packed), recipe.shape, stride, padding, dilation, zero_around, fits)
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
     columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
@@ -178,7 +181,8 @@ def _depthwise_conv2d(
     stride, padding, dilation = read_window(call.attrs)
     if computed is not None and any(padding):
         packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
-    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, stride, padding, dilation, zero)
+    recipe, fits = choose_format(walk, recipe, 0)
+    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, stride, padding, dilation, zero, fits)
     shape = shape_of(call)
     n, _, h, w = shape
     arguments = [packed, walk.add_weight(recipe)]
@@ -210,7 +214,8 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     rows = math.prod(source.shape) // depth
     columns = kernel if n % x == 0 else kernel.take(1, padded_order(n, x))
     recipe = columns.reshape((depth // QUAD, QUAD, -(-n // x), x)).transpose((2, 0, 3, 1))
-    function = byte_dense(rows, recipe.shape, n)
+    recipe, fits = choose_format(walk, recipe, rows)
+    function = byte_dense(rows, recipe.shape, n, fits)
     result = walk.call(
         function, [walk.reshape(source.base, (rows, depth)), walk.add_weight(recipe)], (rows, n), "byte_dense", "int32"
     )

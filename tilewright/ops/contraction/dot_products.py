@@ -9,11 +9,14 @@
     C[0:lanes] = vpdpbusd(C[0:lanes], transpose(A[0:4, 0:lanes]), W[0:lanes, 0:4])
 
 Which instruction does this is a property of the target: ``vpdpbusd`` (AVX512-VNNI, AVX-VNNI), otherwise ``vpmaddwd`` on
-bytes that are widened to pairs of int16, which is exact as well. ``vpmaddubsw`` would saturate. All other targets run
-plain code, which is what the function of the task says.
+bytes that are widened to pairs of int16, which is exact as well. All other targets run plain code, which is what the
+function of the task says.
 
 Bytes are widened at each use, which takes half as many instructions again. Functions whose numbers are used often have
 pairs of int16 instead, widened once: ``multiplies_pairs`` says which targets gain by that.
+
+``vpmaddubsw`` multiplies bytes, but adds two products in int16, and saturates. It is used only for weights of which
+``pairs_fit`` has proved that no two products exceed int16. Such a function's block has the annotation ``FITS``.
 
     C[0:lanes] = C[0:lanes] + vpmaddwd(broadcast(A[0:2]), W[0:lanes, 0:2])
 """
@@ -25,6 +28,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tilewright.ops.statements import bind_once
 from tilewright.target import Target
 
@@ -32,12 +38,16 @@ if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, TensorRegion
     from tvm.tirx import SBlock, Stmt
 
-__all__ = ["PAIR", "QUAD", "DotProduct", "add_quads", "find_dot_product", "multiplies_pairs"]
+__all__ = ["FITS", "PAIR", "QUAD", "DotProduct", "add_quads", "find_dot_product", "multiplies_pairs", "pairs_fit"]
 
 #: The bytes that one instruction adds to a sum.
 QUAD = 4
 #: The int16 that one instruction adds to a sum.
 PAIR = 2
+#: The annotation of blocks whose weights are proved to fit: see ``pairs_fit``.
+FITS = "tilewright.pairs_fit"
+#: The largest sum of two weights' sizes for which two products with bytes fit int16: 128 * 255 <= 32767.
+_LARGEST = 128
 #: The even bytes of a quad.
 _EVEN = 0x00FF00FF
 
@@ -108,7 +118,7 @@ class DotProduct:
         """
         if self.together == PAIR:
             return sums + self._call(quads, weights)
-        products = self._vpdpbusd if self.name == "vpdpbusd" else self._vpmaddwd
+        products = {"vpdpbusd": self._vpdpbusd, "vpmaddubsw": self._vpmaddubsw}.get(self.name, self._vpmaddwd)
         return products(sums, quads, weights)
 
     def _quads(self, data: TensorRegion) -> Expr:
@@ -137,6 +147,17 @@ class DotProduct:
         from tvm import tirx
 
         return self._call(sums, tirx.reinterpret(f"uint8x{self.lanes * QUAD}", quads), weights)
+
+    def _vpmaddubsw(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
+        """Two products of bytes make an int16, which is exact for weights that fit. Two of these make an int32."""
+        from tvm import tirx
+
+        ones = tirx.Broadcast(tirx.const(1, "int16"), PAIR * self.lanes)
+        data = tirx.reinterpret(f"uint8x{QUAD * self.lanes}", quads)
+        name = _LLVM[self.name, self.lanes]
+        halves = tirx.call_llvm_pure_intrin(f"int16x{PAIR * self.lanes}", name, data, weights)
+        pairs = tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _LLVM["vpmaddwd", self.lanes], halves, ones)
+        return sums + pairs
 
     def _vpmaddwd(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
         """Even and odd bytes make pairs of int16 of their own. Data are unsigned, and weights keep their sign."""
@@ -167,6 +188,9 @@ _INSTRUCTIONS: tuple[tuple[frozenset[str], str, int], ...] = (
     (frozenset({"avxvnni"}), "vpdpbusd", 8),
     (frozenset({"avx512vnni", "avx512vl"}), "vpdpbusd", 4),
     (frozenset({"avxvnni"}), "vpdpbusd", 4),
+    (frozenset({"avx512bw"}), "vpmaddubsw", 16),
+    (frozenset({"avx2"}), "vpmaddubsw", 8),
+    (frozenset({"ssse3"}), "vpmaddubsw", 4),
     (frozenset({"avx512bw"}), "vpmaddwd", 16),
     (frozenset({"avx2"}), "vpmaddwd", 8),
     (frozenset({"sse4.1"}), "vpmaddwd", 4),
@@ -176,23 +200,28 @@ _LLVM = {
     ("vpdpbusd", 16): "llvm.x86.avx512.vpdpbusd.512",
     ("vpdpbusd", 8): "llvm.x86.avx512.vpdpbusd.256",
     ("vpdpbusd", 4): "llvm.x86.avx512.vpdpbusd.128",
+    ("vpmaddubsw", 16): "llvm.x86.avx512.pmaddubs.w.512",
+    ("vpmaddubsw", 8): "llvm.x86.avx2.pmadd.ub.sw",
+    ("vpmaddubsw", 4): "llvm.x86.ssse3.pmadd.ub.sw.128",
     ("vpmaddwd", 16): "llvm.x86.avx512.pmaddw.d.512",
     ("vpmaddwd", 8): "llvm.x86.avx2.pmadd.wd",
     ("vpmaddwd", 4): "llvm.x86.sse2.pmadd.wd",
 }
 
 
-def find_dot_product(target: Target, lanes: int, together: int = QUAD) -> DotProduct | None:
+def find_dot_product(target: Target, lanes: int, together: int = QUAD, fits: bool = False) -> DotProduct | None:
     """The best instruction of the target for vectors of ``lanes`` sums; None if it has none.
 
     Args:
         target: the machine.
         lanes: of the vectors.
         together: the products that one sum gets at once: 4 of bytes, 2 of int16, or 1, for which there is none.
+        fits: whether no two products exceed int16 together (:func:`pairs_fit`).
     """
     has = {*target.extensions}
-    fitting = (name for needs, name, count in _INSTRUCTIONS if count == lanes and needs <= has)
-    names = {QUAD: fitting, PAIR: (name for name in fitting if name == "vpmaddwd")}.get(together, iter(()))
+    able = {QUAD: {"vpdpbusd", "vpmaddwd"}, PAIR: {"vpmaddwd"}}.get(together, set())
+    able |= {"vpmaddubsw"} if fits and together == QUAD else set()
+    names = (name for needs, name, count in _INSTRUCTIONS if count == lanes and needs <= has and name in able)
     name = next(names, None)
     return None if name is None else DotProduct(name, lanes, together)
 
@@ -201,6 +230,18 @@ def multiplies_pairs(target: Target) -> bool:
     """Whether the target's best instruction for bytes widens them to pairs of int16."""
     dot = find_dot_product(target, target.lanes)
     return dot is not None and dot.name == "vpmaddwd"
+
+
+def pairs_fit(weights: NDArray[np.generic]) -> bool:
+    """Whether no two neighbouring weights make products with bytes (0 to 255) whose sum exceeds int16.
+
+    This is the proof that ``vpmaddubsw`` does not saturate. Weights of 7 bits (``reduce_range``) always fit.
+
+    Args:
+        weights: of int8. The last axis has an even length.
+    """
+    sizes = np.abs(weights.astype(np.int16))
+    return bool((sizes[..., ::2] + sizes[..., 1::2]).max(initial=0) <= _LARGEST)
 
 
 def add_quads(instruction: DotProduct | None, lanes: int, sums: Expr, quads: Expr, weights: Expr) -> Expr:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
-from tilewright.ops.contraction.dot_products import QUAD
+from tilewright.ops.contraction.dot_products import FITS, QUAD
 from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class Form:
         nibbles: whether the weights are words of eight levels, whose scales are further operands. Then ``rc`` are
             blocks with one scale, ``kw`` the words of a block, and ``ri`` the levels of a word, and scales are in no
             access: they are a small share of the weights. Or such words become numbers in the block that packs.
+        fits: whether no two products of a quad exceed int16 together, whatever the data.
     """
 
     iterators: tuple[str, ...]
@@ -78,6 +79,7 @@ class Form:
     depthwise: bool = False
     together: int = 1
     nibbles: bool = False
+    fits: bool = False
 
     @property
     def unpacks(self) -> bool:
@@ -170,7 +172,17 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         extents |= {"w": extents["h"] * extents["w"], "h": 1}
         accesses = [_without_rows(a) for a in accesses]
     return Form(
-        iterators, spatial, extents, tuple(accesses), fused, rows and not fused, padded, depthwise, together, nibbles
+        iterators,
+        spatial,
+        extents,
+        tuple(accesses),
+        fused,
+        rows and not fused,
+        padded,
+        depthwise,
+        together,
+        nibbles,
+        fits=FITS in stmt.annotations,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tilewright.ops.contraction.dot_products import PAIR, QUAD
+from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
 from tilewright.ops.contraction.form import BLOCK, PAD, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
@@ -25,6 +25,10 @@ __all__ = ["byte_conv2d", "byte_dense", "byte_depthwise_conv2d", "pad_with"]
 
 #: The type of weights, by how many of them are multiplied together.
 _WEIGHTS = {QUAD: "int8", PAIR: "int16"}
+
+
+def _mark(roles: str, fits: bool) -> dict[str, str]:
+    return mark_roles(roles) | ({FITS: "yes"} if fits else {})
 
 
 def _widen(data: Tensor, together: int) -> Tensor:
@@ -44,39 +48,43 @@ def byte_conv2d(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
     zero: int,
+    fits: bool = False,
 ) -> PrimFunc:
     """Convolution of NCHW[cb]c bytes with packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
 
+    With weights in pairs, these are int16, and data are widened to int16 before they are multiplied.
+
     Args:
         data: shape ``(n, C/cb, h, w, cb)``.
-        weight: shape ``(O/x, C/cb, kh, kw, cb/4, x, 4)``.
+        weight: shape ``(O/x, C/cb, kh, kw, cb/4, x, 4)``, or in pairs ``(O/x, C/cb, kh, kw, cb/2, x, 2)``.
         stride: of rows and columns.
         padding: top, left, bottom, right.
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
+        fits: whether the weights fit (``pairs_fit``).
     """
     from tvm import te
 
     n, cc, _, _, _ = data
-    oo, _, kh, kw, quads, x, _ = weight
+    oo, _, kh, kw, groups, x, together = weight
     a = te.placeholder(data, "uint8", name="data")
-    w = te.placeholder(weight, "int8", name="weight")
-    src = pad_pixels(a, padding, zero)
+    w = te.placeholder(weight, _WEIGHTS[together], name="weight")
+    src = _widen(pad_pixels(a, padding, zero), together)
     rows, cols = count_outputs(src, (kh, kw), stride, dilation)
     rc, ry = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, kh), "ry")
-    rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, quads), "ri")
-    rq = te.reduce_axis((0, QUAD), "rq")
+    rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, groups), "ri")
+    rq = te.reduce_axis((0, together), "rq")
     c = te.compute(
         (n, oo, rows, cols, x),
         lambda b, o, i, j, v: te.sum(
-            src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri * QUAD + rq].astype(
+            src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri * together + rq].astype(
                 "int32"
             )
             * w[o, rc, ry, rx, ri, v, rq].astype("int32"),
             axis=[rc, ry, rx, ri, rq],
         ),
         name=BLOCK,
-        attrs=mark_roles("boppl/rrrrq"),
+        attrs=_mark("boppl/rrrrq", fits),
     )
     return make_function([a, w, c], FUSABLE)
 
@@ -90,6 +98,7 @@ def byte_depthwise_conv2d(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
     zero: int,
+    fits: bool = False,
 ) -> PrimFunc:
     """Convolution of every channel of bytes by itself. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
 
@@ -104,6 +113,7 @@ def byte_depthwise_conv2d(
         padding: top, left, bottom, right.
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
+        fits: whether the weights fit (``pairs_fit``).
     """
     from tvm import te
 
@@ -128,13 +138,13 @@ def byte_depthwise_conv2d(
             axis=[ry, rx, rq],
         ),
         name=BLOCK,
-        attrs=mark_roles("boppl/rrq"),
+        attrs=_mark("boppl/rrq", fits),
     )
     return make_function([a, w, c], FUSABLE)
 
 
 @lru_cache(KEPT)
-def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
+def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = False) -> PrimFunc:
     """``(m, k)`` bytes times packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums ``(m, N)``).
 
     With weights in pairs, these are int16, and data are widened to int16 before they are multiplied.
@@ -143,6 +153,7 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
         rows: m.
         weight: shape ``(ceil(N/x), k/4, x, 4)``, or in pairs ``(ceil(N/x), k/2, x, 2)``.
         outputs: N. The output leaves out the columns of the last block beyond N.
+        fits: whether the weights fit (``pairs_fit``).
     """
     from tvm import te
 
@@ -155,7 +166,7 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
         (rows, oo, x),
         lambda m, o, v: te.sum(src[m, k * together + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]),
         name=BLOCK,
-        attrs=mark_roles("pol/rq"),
+        attrs=_mark("pol/rq", fits),
     )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return make_function([a, w, y], FUSABLE)

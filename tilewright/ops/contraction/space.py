@@ -196,7 +196,7 @@ class ContractionSpace:
             tile_o, tile_h, tile_w, _ORDERS[order[0]], reduction, unroll[0], kernel[0], parallel[0], pad[0]
         )
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            dot = find_dot_product(self.target, self._form.extents["l"], self._form.together)
+            dot = find_dot_product(self.target, self._form.extents["l"], self._form.together, self._form.fits)
             return build_program(self._module, self._form, decisions, dot)
 
     def _columns(self, configs: Configs) -> Columns:

@@ -1,0 +1,46 @@
+"""The format of a contraction's weights that suits the target's instruction for products of bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tilewright.ops.contraction.dot_products import PAIR, QUAD, pairs_fit
+
+if TYPE_CHECKING:
+    from tilewright.graph.rewriter import Rewriter
+    from tilewright.graph.weights import Recipe
+
+__all__ = ["choose_format", "to_pairs"]
+
+#: Rows or pixels from which weights in pairs are faster: fewer do not make up for twice as many bytes of weights.
+_PAIR_ROWS = 4
+
+
+def choose_format(walk: Rewriter, recipe: Recipe, rows: int) -> tuple[Recipe, bool]:
+    """The weights in the format that suits the target, and whether products of two neighbours fit int16 together.
+
+    Args:
+        walk: the rewriter. Only with its ``pairs`` the format changes.
+        recipe: weights of int8 in quads: ``(..., quads, x, 4)``.
+        rows: rows or pixels that are multiplied with each weight.
+
+    Returns:
+        The same recipe, or one of int16 in pairs: ``(..., 2 * quads, x, 2)``; and :func:`pairs_fit`, which is not asked
+        where the target has an instruction for quads.
+    """
+    if not walk.pairs:
+        return recipe, False
+    quads = recipe.apply({**walk.arrays, **walk.made})
+    if pairs_fit(quads):
+        return recipe, True
+    return (recipe if rows < _PAIR_ROWS else walk.make_weight(to_pairs(quads))), False
+
+
+def to_pairs(quads: NDArray[np.generic]) -> NDArray[np.int16]:
+    """Weights in pairs of int16: ``(..., q, x, 4)`` --> ``(..., 2 * q, x, 2)``."""
+    *lead, count, x, _ = quads.shape
+    halves = quads.reshape(*lead, count, x, QUAD // PAIR, PAIR).swapaxes(-3, -2)
+    return np.ascontiguousarray(halves.reshape(*lead, count * QUAD // PAIR, x, PAIR).astype(np.int16))
