@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.ops.attention.byte_elements import LOWEST, SMALLEST, ByteElements
-from tilewright.ops.contraction.dot_products import QUAD, DotProduct, add_quads
+from tilewright.ops.contraction.dot_products import PAIR, QUAD, DotProduct, add_quads
 from tilewright.ops.elementwise.exponential import exp_below_zero
 from tilewright.ops.elementwise.float32 import number
 from tilewright.ops.statements import bound_index, load, make_counter, make_index, make_loop, make_sequence, store
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SIGNS", "ByteBlock", "ByteNest", "Shared"]
 
-#: The bits that make four unsigned bytes signed ones, less by 128, and four bytes of 1.
-SIGNS, _ONES = -0x7F7F7F80, 0x01010101
+#: The bits that make four unsigned bytes signed ones, less by 128.
+SIGNS = -0x7F7F7F80
+#: Four bytes of 1, and two int16 of 1.
+_ONES = {QUAD: 0x01010101, PAIR: 0x00010001}
 
 #: The statements at a vector of the block, a lane, and the query that they make.
 _Element: TypeAlias = "Callable[[Expr, Expr, Expr], list[Stmt]]"
@@ -40,7 +42,8 @@ class ByteNest:
         unroll: quads of the product of queries and keys that are written out.
         parts: into which the blocks of a matrix are cut.
         parallel: whether parts run in parallel.
-        score_product, result_product: the instructions for both products; None: plain code.
+        score_product, result_product: the instructions for both products; None: plain code. Both have quads of bytes,
+            or both have pairs of int16.
     """
 
     lanes: int
@@ -55,15 +58,21 @@ class ByteNest:
     score_product: DotProduct | None
     result_product: DotProduct | None
 
+    @property
+    def together(self) -> int:
+        """The numbers that an instruction multiplies at once, which are one int32: 4 bytes, or 2 int16."""
+        return QUAD if self.score_product is None else self.score_product.together
+
 
 @dataclass(frozen=True)
 class Shared:
     """What all blocks of a matrix read.
 
     Attributes:
-        keys: the bytes of the keys ``(keys, depth)``, looked up; None: they are read where they lie.
+        keys: the bytes of the keys ``(keys, depth)``, looked up, or int16 if these are multiplied in pairs; None: bytes
+            are read where they lie.
         key_sums: the sums of each key's bytes, times 128 minus the zero point of the queries. int32 ``(keys,)``
-        values: quads of signed bytes: four keys' values of a column. int32 ``(ceil(keys/4), width)``
+        values: quads of signed bytes: four keys' values of a column. int32 ``(ceil(keys/4), width)``. Pairs are alike.
     """
 
     keys: Var | None
@@ -90,15 +99,16 @@ class ByteBlock:
         self.item, self.block, self.vectors = item, block, vectors
         self.form = form = elements.form
         self.rows = math.gcd(nest.rows, vectors * nest.lanes)
-        self.quads = -(-form.keys // QUAD)
+        self.together = nest.together
+        self.quads, self.depth = -(-form.keys // self.together), form.depth // self.together
         queries, name = vectors * nest.lanes, str(vectors)
 
         def allocate(what: str, shape: tuple[int, ...], dtype: str = "float32", scope: str = "global") -> Var:
             return elements.allocate(what + name, shape, dtype, scope)
 
-        self.turned = allocate("queries", (form.depth // QUAD, queries), "int32")
+        self.turned = allocate("queries", (self.depth, queries), "int32")
         self.start = allocate("start", (vectors, nest.lanes), "int32", "local")
-        self.scores = allocate("scores", (QUAD * self.quads, queries))
+        self.scores = allocate("scores", (self.together * self.quads, queries))
         self.bytes = allocate("bytes", (self.quads, queries), "int32")
         self.top = allocate("top", (vectors, nest.lanes), scope="local")
         self.sums = allocate("sums", (vectors, nest.lanes), scope="local")
@@ -125,20 +135,24 @@ class ByteBlock:
         return self._first_query(row // lanes) + row % lanes
 
     def _turn(self) -> Stmt:
-        """Transpose the quads of the queries, as signed bytes."""
+        """Transpose the quads or pairs of the queries, as signed numbers."""
         from tvm import tirx
 
         vector, lane, quad = make_counter("vector"), make_counter("lane"), make_counter("quad")
         query, at = self._first_query(vector) + lane, vector * self.nest.lanes + lane
-        along = tirx.Ramp(quad * QUAD, make_index(1), QUAD)
+        along = tirx.Ramp(quad * self.together, make_index(1), self.together)
         before: list[Stmt] = []
         if self.looked is None:
             found = self.elements.load("q", self.item, query=query, depth=along)
         else:
             before = [self.elements.look_up("q", self.looked, [], self.item, query=query)]
             found = load(self.looked, [along])
-        signed = tirx.bitwise_xor(tirx.reinterpret("int32", found), tirx.const(SIGNS, "int32"))
-        body = make_loop(quad, self.form.depth // QUAD, store(self.turned, signed, [quad, at]), tirx.ForKind.UNROLLED)
+        if self.together == QUAD:
+            signed = tirx.bitwise_xor(tirx.reinterpret("int32", found), tirx.const(SIGNS, "int32"))
+        else:
+            shift = tirx.Broadcast(tirx.const(128, "int16"), PAIR)
+            signed = tirx.reinterpret("int32", found.astype(f"int16x{PAIR}") - shift)
+        body = make_loop(quad, self.depth, store(self.turned, signed, [quad, at]), tirx.ForKind.UNROLLED)
         return make_loop(vector, self.vectors, make_loop(lane, self.nest.lanes, make_sequence([*before, body])))
 
     def _start(self) -> Stmt:
@@ -150,7 +164,7 @@ class ByteBlock:
 
         lanes, quad, vector = self.nest.lanes, make_counter("quad"), make_counter("vector")
         whole = [vector, self._whole(lanes)]
-        ones = tirx.Broadcast(tirx.const(_ONES, "int32"), lanes)
+        ones = tirx.Broadcast(tirx.const(_ONES[self.together], "int32"), lanes)
         weights = load(self.turned, [quad, self._along(vector * lanes, lanes)])
         sums = store(self.start, self._add(load(self.start, whole), ones, weights), whole)
         moved = (tirx.const(128, "int32") - self.elements.zero("q")) * tirx.const(self.form.depth, "int32")
@@ -168,16 +182,16 @@ class ByteBlock:
             total = load(self.start, [vector, lane]) + moved
             return [store(self.start, tirx.const(0, "int32") - self.elements.zero("k") * total, [vector, lane])]
 
-        body = make_loop(quad, self.form.depth // QUAD, self._nested([(vector, self.vectors)], sums))
+        body = make_loop(quad, self.depth, self._nested([(vector, self.vectors)], sums))
         return make_sequence([self._over_vectors(clear), body, self._over_vectors(finish)])
 
     # Scores
 
     def _key_quad(self, key: Expr, quad: Expr) -> Expr:
-        """Four bytes of a key, as int32."""
+        """Four bytes or two int16 of a key, as int32."""
         from tvm import tirx
 
-        along = self._along(quad * QUAD, QUAD)
+        along = self._along(quad * self.together, self.together)
         if self.shared.keys is not None:
             return tirx.reinterpret("int32", load(self.shared.keys, [key, along]))
         return tirx.reinterpret("int32", self.elements.load("k", self.item, key=key, depth=along))
@@ -191,7 +205,7 @@ class ByteBlock:
         first = tile * nest.keys
         if form.keys % nest.keys:
             first = bound_index(first, form.keys - nest.keys)
-        unroll = math.gcd(nest.unroll, form.depth // QUAD)
+        unroll = math.gcd(nest.unroll, self.depth)
         quad = outer * unroll + inner
         registers = self.elements.allocate(f"tile{self.vectors}", (nest.keys, self.vectors, lanes), "int32", "local")
 
@@ -220,7 +234,7 @@ class ByteBlock:
         weights = load(self.turned, [quad, self._along(vector * lanes, lanes)])
         add = store(registers, self._add(load(registers, place), quads, weights), place)
         add = self._nested([(row, nest.keys), (vector, self.vectors)], add)
-        product = make_loop(outer, form.depth // QUAD // unroll, self._nested([(inner, unroll)], add))
+        product = make_loop(outer, self.depth // unroll, self._nested([(inner, unroll)], add))
         body = make_sequence([over_keys(clear), product, over_keys(finish)])
         return make_loop(tile, -(-form.keys // nest.keys), body)
 
@@ -238,7 +252,7 @@ class ByteBlock:
             return [store(self.scores, number(0.0), [beyond + form.keys, at])]
 
         parts = [make_loop(key, form.keys, self._over_vectors(element))]
-        gap = QUAD * self.quads - form.keys
+        gap = self.together * self.quads - form.keys
         if gap:
             parts.append(make_loop(beyond, gap, self._over_vectors(fill)))
         return make_sequence(parts)
@@ -256,10 +270,10 @@ class ByteBlock:
 
         def element(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
             value = tirx.const(0, "int32")
-            for place in range(QUAD):
-                score = load(self.scores, [quad * QUAD + place, at])
+            for place in range(self.together):
+                score = load(self.scores, [quad * self.together + place, at])
                 byte = self.elements.probability(score, load(self.sums, [vector, lane]))
-                value = tirx.bitwise_or(value, byte << tirx.const(8 * place, "int32")) if place else byte
+                value = tirx.bitwise_or(value, byte << tirx.const(32 // self.together * place, "int32")) if place else byte
             return [store(self.bytes, value, [quad, at])]
 
         def move(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:
@@ -267,7 +281,7 @@ class ByteBlock:
             return [store(self.moved, value, [at])]
 
         whole = [vector, self._whole(lanes)]
-        ones = tirx.Broadcast(tirx.const(_ONES, "int32"), lanes)
+        ones = tirx.Broadcast(tirx.const(_ONES[self.together], "int32"), lanes)
         quads = load(self.bytes, [quad, self._along(vector * lanes, lanes)])
         count = store(self.counts, self._add(load(self.counts, whole), quads, ones), whole)
         body = [self._over_vectors(element), self._nested([(vector, self.vectors)], count)]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from tilewright.ops.attention.byte_block import SIGNS, ByteBlock, ByteNest, Shared
 from tilewright.ops.attention.byte_elements import ByteElements
 from tilewright.ops.attention.byte_form import ByteAttention
-from tilewright.ops.contraction.dot_products import QUAD
+from tilewright.ops.contraction.dot_products import PAIR
 from tilewright.ops.statements import bound_index, load, make_counter, make_index, make_loop, make_sequence, store
 
 if TYPE_CHECKING:
@@ -50,10 +50,17 @@ class _Writer:
         self.elements = ByteElements(form, params)
         allocate = self.elements.allocate
         self.shared = Shared(
-            allocate("k_looked", (form.keys, form.depth), "uint8") if form.tables[1] else None,
+            self._allocate_keys(),
             allocate("key_sums", (form.keys,), "int32"),
-            allocate("values", (-(-form.keys // QUAD), form.width), "int32"),
+            allocate("values", (-(-form.keys // nest.together), form.width), "int32"),
         )
+        self.looked = allocate("k_row", (form.depth,), "uint8") if form.tables[1] and nest.together == PAIR else None
+
+    def _allocate_keys(self) -> Var | None:
+        shape = (self.form.keys, self.form.depth)
+        if self.nest.together == PAIR:
+            return self.elements.allocate("k_words", shape, "int16")
+        return self.elements.allocate("k_looked", shape, "uint8") if self.form.tables[1] else None
 
     def write(self) -> Stmt:
         """All statements."""
@@ -80,36 +87,45 @@ class _Writer:
         return make_loop(place, count, body, tirx.ForKind.PARALLEL if nest.parallel and count > 1 else None)
 
     def _sum_keys(self, item: Expr) -> Stmt:
-        """Look up the keys, and sum the bytes of each."""
+        """Look up the keys, and sum the bytes of each. If pairs are multiplied, the bytes become int16."""
         from tvm import tirx
 
         key, column = make_counter("key"), make_counter("d")
         sums, looked = self.shared.key_sums, self.shared.keys
         parts: list[Stmt] = []
         byte = self.elements.load("k", item, key=key, depth=column)
-        if looked is not None:
+        pairs = self.nest.together == PAIR
+        if self.looked is not None:
+            parts.append(self.elements.look_up("k", self.looked, [], item, key=key))
+            byte = load(self.looked, [column])
+        elif looked is not None and not pairs:
             parts.append(self.elements.look_up("k", looked, [key], item, key=key))
             byte = load(looked, [key, column])
         parts.append(store(sums, tirx.const(0, "int32"), [key]))
-        add = store(sums, load(sums, [key]) + byte.astype("int32"), [key])
-        parts.append(make_loop(column, self.form.depth, add))
+        each = [store(sums, load(sums, [key]) + byte.astype("int32"), [key])]
+        if looked is not None and pairs:
+            each.append(store(looked, byte.astype("int16"), [key, column]))
+        parts.append(make_loop(column, self.form.depth, make_sequence(each)))
         moved = tirx.const(128, "int32") - self.elements.zero("q")
         parts.append(store(sums, load(sums, [key]) * moved, [key]))
         return make_loop(key, self.form.keys, make_sequence(parts))
 
     def _pack_values(self, item: Expr) -> Stmt:
-        """Put four keys' values of each column side by side, as signed bytes. The last keys may be there twice."""
+        """Put four or two keys' values of each column side by side, as signed. The last keys may be there twice."""
         from tvm import tirx
 
-        form, lanes = self.form, self.nest.column_lanes
+        form, lanes, together = self.form, self.nest.column_lanes, self.nest.together
         quad, vector, lane = make_counter("quad"), make_counter("vector"), make_counter("lane")
         column = bound_index(vector * lanes, form.width - lanes) + lane
         total = None
-        for place in range(QUAD):
-            key = bound_index(quad * QUAD + place, form.keys - 1)
+        for place in range(together):
+            key = bound_index(quad * together + place, form.keys - 1)
             byte = self.elements.load("v", item, key=key, width=column).astype("int32")
-            byte = byte << tirx.const(8 * place, "int32") if place else byte
+            if together == PAIR:
+                byte = byte - tirx.const(128, "int32")
+                byte = byte if place else tirx.bitwise_and(byte, tirx.const(0xFFFF, "int32"))
+            byte = byte << tirx.const(32 // together * place, "int32") if place else byte
             total = byte if total is None else tirx.bitwise_or(total, byte)
-        signed = tirx.bitwise_xor(total, tirx.const(SIGNS, "int32"))
+        signed = total if together == PAIR else tirx.bitwise_xor(total, tirx.const(SIGNS, "int32"))
         body = make_loop(lane, lanes, store(self.shared.values, signed, [quad, column]), tirx.ForKind.VECTORIZED)
-        return make_loop(quad, -(-form.keys // QUAD), make_loop(vector, -(-form.width // lanes), body))
+        return make_loop(quad, -(-form.keys // together), make_loop(vector, -(-form.width // lanes), body))

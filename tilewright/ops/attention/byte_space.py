@@ -16,7 +16,7 @@ from tilewright.ops.attention.byte_block import ByteNest
 from tilewright.ops.attention.byte_expression import byte_attention
 from tilewright.ops.attention.byte_form import BYTE_KIND, ByteAttention
 from tilewright.ops.attention.byte_program import write_byte_attention
-from tilewright.ops.contraction.dot_products import QUAD, find_dot_product
+from tilewright.ops.contraction.dot_products import PAIR, QUAD, find_dot_product
 from tilewright.ops.written import read_written, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
@@ -158,9 +158,9 @@ class ByteAttentionSpace(KnobsAlone):
             return found * np.where(rows * cols > target.registers - 4, 1.1, 1.0)
 
         tiles = np.ceil(form.keys / c.keys)
-        score = vectors / c.vectors * tiles * (form.depth // QUAD * step(c.keys, c.vectors) + _TILE)
+        score = vectors / c.vectors * tiles * (form.depth // self._together * step(c.keys, c.vectors) + _TILE)
         groups = np.ceil(-(-form.width // self._column_lanes) / c.columns)
-        quads = -(-form.keys // QUAD)
+        quads = -(-form.keys // self._together)
         multiply = (
             vectors * lanes / c.rows * groups * (quads * step(c.rows, c.columns) + 4 * c.rows * c.columns + _TILE)
         )
@@ -179,6 +179,13 @@ class ByteAttentionSpace(KnobsAlone):
         busiest = (mine - short) * each + short * (vectors - (c.parts - 1) * each)
         found: Floats = np.where(c.parallel > 0, busiest / (items * vectors / cores), 1.0)
         return found
+
+    @cached_property
+    def _together(self) -> int:
+        """The numbers that an instruction multiplies at once: pairs of int16 where bytes would be widened to these."""
+        found = [find_dot_product(self.target, lanes) for lanes in (self._lanes, self._column_lanes)]
+        widened = all(dot is not None and dot.name == "vpmaddwd" for dot in found)
+        return PAIR if widened else QUAD
 
     @property
     def _vectors(self) -> int:
@@ -203,8 +210,8 @@ class ByteAttentionSpace(KnobsAlone):
             unroll=int(c.unroll[0]),
             parts=int(c.parts[0]),
             parallel=bool(c.parallel[0]),
-            score_product=find_dot_product(self.target, self._lanes),
-            result_product=find_dot_product(self.target, self._column_lanes),
+            score_product=find_dot_product(self.target, self._lanes, self._together),
+            result_product=find_dot_product(self.target, self._column_lanes, self._together),
         )
         with space_errors(f"{self.task.name!r} cannot be scheduled block by block"):
             main = self._module["main"]

@@ -251,12 +251,15 @@ def add_quads(instruction: DotProduct | None, lanes: int, sums: Expr, quads: Exp
         instruction: of the target, for vectors of ``lanes`` sums.
         lanes: of the vectors, at least 2.
         sums: int32.
-        quads: an int32 of unsigned bytes for each sum.
-        weights: an int32 of signed bytes for each sum.
+        quads: an int32 of unsigned bytes for each sum, or of two int16.
+        weights: an int32 of signed bytes for each sum, or of two int16.
     """
     from tvm import tirx
 
     if instruction is not None:
+        if instruction.together == PAIR:
+            kind = f"int16x{PAIR * lanes}"
+            return instruction.add(sums, tirx.reinterpret(kind, quads), tirx.reinterpret(kind, weights))
         return instruction.add(sums, quads, tirx.reinterpret(f"int8x{QUAD * lanes}", weights))
 
     def constant(value: int) -> Expr:
