@@ -69,6 +69,11 @@ class DotProduct:
     lanes: int
     together: int = QUAD
 
+    @property
+    def adds(self) -> bool:
+        """Whether products are added to the sums by another instruction."""
+        return self.name != "vpdpbusd"
+
     def put_into(self, module: IRModule, block: str) -> IRModule:
         """The module whose function has the instruction in place of the loops of a block.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import SBlockRV
 
-__all__ = ["AXES", "BLOCK", "KIND", "PACK", "PAD", "ROLES", "Access", "Form", "find_pad", "mark_roles", "read_form"]
+__all__ = ["AXES", "BLOCK", "KIND", "PACK", "PAD", "ROLES", "WIDEN", "Access", "Form", "find_pad", "mark_roles", "read_form"]
 
 #: All axes of contractions: batch, blocks of outputs, rows and columns of pixels, lanes; then blocks of inputs, rows
 #: and columns of the kernel, inputs of a block; and groups of channels. An axis that a contraction lacks has extent 1.
@@ -26,6 +26,8 @@ KIND, ROLES = "contraction", "tilewright.contraction"
 _NIBBLES = ("rc", "kw", "ri")
 #: The names of the blocks that add and multiply, that pad the data, and that pack the right operand of a product.
 BLOCK, PAD, PACK = "contraction", "pad", "pack"
+#: The name of the block that pads, if all that it does may be to make bytes int16.
+WIDEN = "pad_words"
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,8 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     rows = "h" in iterators
     # Rows and columns make one axis only if the rows lie in memory one after the other.
     steps = dict(accesses[0].steps)
-    fused = rows and plain and not padded and steps["h"] == extents["w"] * steps["w"]
+    widened = pad is not None and schedule.get(pad).name_hint == WIDEN
+    fused = rows and plain and (widened or not padded) and steps["h"] == extents["w"] * steps["w"]
     if fused:
         extents |= {"w": extents["h"] * extents["w"], "h": 1}
         accesses = [_without_rows(a) for a in accesses]

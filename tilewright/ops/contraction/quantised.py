@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
-from tilewright.ops.contraction.form import BLOCK, PAD, mark_roles
+from tilewright.ops.contraction.form import BLOCK, WIDEN, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _widen(data: Tensor, together: int) -> Tensor:
 
     if together == QUAD:
         return data
-    return te.compute(data.shape, lambda *at: data(*at).astype("int16"), name=f"{PAD}_words")
+    return te.compute(data.shape, lambda *at: data(*at).astype("int16"), name=WIDEN)
 
 
 @lru_cache(KEPT)

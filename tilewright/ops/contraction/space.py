@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.ops.contraction.dot_products import find_dot_product
+from tilewright.ops.contraction.dot_products import DotProduct, find_dot_product
 from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.ops.contraction.nibbles import WORD
@@ -196,8 +196,7 @@ class ContractionSpace:
             tile_o, tile_h, tile_w, _ORDERS[order[0]], reduction, unroll[0], kernel[0], parallel[0], pad[0]
         )
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            dot = find_dot_product(self.target, self._form.extents["l"], self._form.together, self._form.fits)
-            return build_program(self._module, self._form, decisions, dot)
+            return build_program(self._module, self._form, decisions, self._dot)
 
     def _columns(self, configs: Configs) -> Columns:
         values = [knob.table.take(configs[:, i], axis=0) for i, knob in enumerate(self.knobs)]
@@ -293,6 +292,9 @@ class ContractionSpace:
 
     def _wanted_unroll(self, c: Columns) -> NDArray[np.float64]:
         """How much of the sum is written out: enough multiply-adds for a loop, and no more code to compile."""
+        if self._dot is not None and self._dot.adds:
+            # LLVM reorders additions of steps that are written out, and spills: 4 took up to 1.2 of the time of 2.
+            return np.full(len(c.outs), 2.0)
         if self._is_product:  # ViT-tiny's took 1.04 of the time with fewer
             return np.full(len(c.outs), 4.0)
         if self._form.unpacks:  # a whole word, so that it is loaded once and its levels lie at known bits
@@ -300,6 +302,11 @@ class ContractionSpace:
         vectors = -(-self._form.extents["l"] // self.target.lanes)
         found: NDArray[np.float64] = np.clip(_WRITTEN_OUT / (c.outs * c.rows * c.cols * vectors), 1, 4)
         return found
+
+    @cached_property
+    def _dot(self) -> DotProduct | None:
+        """The instruction that multiplies quads or pairs."""
+        return find_dot_product(self.target, self._form.extents["l"], self._form.together, self._form.fits)
 
     @cached_property
     def _is_product(self) -> bool:
@@ -353,8 +360,15 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
         ChoiceKnob.of("unroll", [d for d in divisors(extents["ri"]) if d <= _UNROLL]),
         ChoiceKnob.of("unroll_kernel", kernel),
         ChoiceKnob.of("parallel", depths),
-        ChoiceKnob.of("pad", [PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL] if form.padded else [PAD_PARALLEL]),
+        ChoiceKnob.of("pad", _places(form)),
     )
+
+
+def _places(form: Form) -> list[int]:
+    """Where data may be padded or widened. Rows and columns that are one axis are widened before the contraction."""
+    if not form.padded:
+        return [PAD_PARALLEL]
+    return [PAD_PARALLEL, PAD_SERIAL] if form.fused else [PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL]
 
 
 class ContractionTemplate:
