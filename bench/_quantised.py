@@ -33,7 +33,7 @@ def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Pa
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
-        how: ``static``: quantised, QDQ, per channel; ``dynamic``: scales of activations are computed at run time;
+        how: ``static``: quantised, QDQ, per channel; ``reduced``: the same, with weights of 7 bits; ``dynamic``: scales of activations are computed at run time;
             ``bf16``: weights of products of few rows are rounded to bfloat16; ``int4``: weights of products have 4
             bits, in blocks of 32 inputs, without zero points.
 
@@ -59,7 +59,7 @@ def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Pa
         constants = {"MatMulConstBOnly": True}
         quantize_dynamic(plain, quantised, per_channel=True, weight_type=QuantType.QInt8, extra_options=constants)
     else:
-        _quantise(plain, quantised)
+        _quantise(plain, quantised, reduced=how == "reduced")
     return plain, quantised
 
 
@@ -127,7 +127,7 @@ def _fold(model: onnx.ModelProto, out: Path, scratch: Path) -> None:
     scratch.unlink()
 
 
-def _quantise(plain: Path, out: Path) -> None:
+def _quantise(plain: Path, out: Path, reduced: bool) -> None:
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -153,6 +153,7 @@ def _quantise(plain: Path, out: Path) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        reduce_range=reduced,
     )
 
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,12 @@ def main() -> None:
     parser.add_argument("--against", default="onnxruntime,openvino", help="comma-separated")
     parser.add_argument("--blocks", type=int, default=12, help="turns of each runtime")
     parser.add_argument(
-        "--how", choices=("static", "dynamic", "bf16", "int4"), default="static", help="the other precision"
+        "--how",
+        choices=("static", "reduced", "dynamic", "bf16", "int4"),
+        default="static",
+        help="the other precision",
     )
+    parser.add_argument("--target", default="native", help="what Tilewright compiles for; it must run here")
     parser.add_argument("--json", type=Path, default=Path("precision.json"))
     arguments = parser.parse_args()
     done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
@@ -56,7 +61,8 @@ def main() -> None:
     for name in arguments.models.split(","):
         if any(row["model"] == name for row in rows):
             continue
-        rows += _compare(name, arguments.budget, arguments.against.split(","), arguments.blocks, arguments.how)
+        against = [other for other in arguments.against.split(",") if other]
+        rows += _compare(name, _Tuning(arguments.budget, arguments.target), against, arguments.blocks, arguments.how)
         date = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         done = {"rows": rows, "budget": arguments.budget, "machine": model_name(), "date": date}
         write_json(arguments.json, done)
@@ -70,14 +76,22 @@ def main() -> None:
     print(f"medians; {done['machine']}, {wanted_threads()} threads, {done['date'][:10]}")
 
 
-def _compare(name: str, budget: str, against: list[str], blocks: int, how: str) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Tuning:
+    """How Tilewright's executables are made: the budget of each (0: default schedules), and the target."""
+
+    budget: str
+    target: str
+
+
+def _compare(name: str, tuning: _Tuning, against: list[str], blocks: int, how: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as text:
         folder = Path(text)
         names = ("float32", how if how in ("bf16", "int4") else "int8")
         models = dict(zip(names, write_models(name, folder, how), strict=True))
         entrants = []
         for precision, path in models.items():
-            _tune(path, folder / precision, budget, folder)
+            _tune(path, folder / precision, tuning, folder)
             entrants.append(Entrant(f"tilewright-{precision}", peers.executable, (str(folder / precision),)))
         entrants += [
             Entrant(f"{other}-{precision}", _OTHERS[other], (str(path), "native"))
@@ -118,18 +132,19 @@ def _relative(outputs: NDArray[np.float64], wanted: NDArray[np.float64]) -> floa
     return float(np.linalg.norm(outputs - wanted) / np.linalg.norm(wanted))
 
 
-def _tune(path: Path, out: Path, budget: str, folder: Path) -> None:
-    if budget == "0":
+def _tune(path: Path, out: Path, tuning: _Tuning, folder: Path) -> None:
+    if tuning.budget == "0":
         from tilewright.compiling.build import build
         from tilewright.graph.tasks import extract
         from tilewright.ops.registry import make_space
         from tilewright.target import Target
 
-        extraction = extract(load(path), Target.parse())
+        extraction = extract(load(path), Target.parse(tuning.target))
         spaces = {use.task.key: make_space(use.task, extraction.target) for use in extraction.uses}
         build(extraction, {key: s.schedule(s.default()).mod["main"] for key, s in spaces.items()}, out, {})
         return
-    command = ["tune", path, "--out", out, "--budget", budget, "--records", folder / "records.db"]
+    command = ["tune", path, "--out", out, "--budget", tuning.budget, "--target", tuning.target]
+    command += ["--records", folder / "records.db"]
     print("+ tilewright", *command, flush=True)
     subprocess.run([sys.executable, "-m", "tilewright.cli", *map(str, command)], check=True)
 

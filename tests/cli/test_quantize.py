@@ -56,7 +56,9 @@ def test_a_static_model(model: Path) -> None:
     assert {path.name for path in model.parent.iterdir()} == {"m.onnx", "m.int8.onnx", "samples.npz", "report.json"}
 
 
-@pytest.mark.parametrize("option", ["--method=entropy", "--method=percentile", "--symmetric", "--per-tensor"])
+@pytest.mark.parametrize(
+    "option", ["--method=entropy", "--method=percentile", "--symmetric", "--per-tensor", "--reduce-range"]
+)
 def test_options_change_the_model(model: Path, option: str) -> None:
     samples = ["--calibrate", str(model.with_name("samples.npz"))]
     plain, other = model.with_name("plain.onnx"), model.with_name("other.onnx")

@@ -69,6 +69,10 @@ def quantize(
     symmetric: Annotated[
         bool, typer.Option("--symmetric", help="Activations in int8 around 0, instead of uint8 with a zero point.")
     ] = False,
+    reduce_range: Annotated[
+        bool,
+        typer.Option("--reduce-range", help="Weights of 7 bits: faster on x86-64 without VNNI, and less exact."),
+    ] = False,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,6 +106,7 @@ def quantize(
             dynamic=dynamic,
             per_channel=not per_tensor,
             symmetric=symmetric,
+            reduce_range=reduce_range,
             exclude=tuple(exclude or ()),
             shapes=make_shape_request(shape),
             seed=seed,

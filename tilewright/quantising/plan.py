@@ -31,6 +31,8 @@ class QuantisingPlan:
         dynamic: whether scales of activations are computed at run time, so that nothing is calibrated.
         per_channel: whether each channel of a weight has a scale of its own.
         symmetric: whether activations are int8 around 0 instead of uint8 with a zero point.
+        reduce_range: whether weights have 7 bits. No two products exceed int16 then, so that processors without VNNI
+            have a faster instruction for them.
         exclude: the names of nodes, or of operators such as ``Softmax``, that stay in floating point.
         shapes: the shapes of random samples, if the model leaves dimensions open; None: it leaves none open.
         seed: of random samples.
@@ -47,6 +49,7 @@ class QuantisingPlan:
     dynamic: bool = False
     per_channel: bool = True
     symmetric: bool = False
+    reduce_range: bool = False
     exclude: tuple[str, ...] = field(default=())
     shapes: ShapeRequest | None = None
     seed: int = 0

@@ -189,6 +189,7 @@ def _call_quantiser(plan: QuantisingPlan, model: onnx.ModelProto, samples: Seque
         common = {
             "per_channel": plan.per_channel,
             "weight_type": QuantType.QInt8,
+            "reduce_range": plan.reduce_range,
             "nodes_to_exclude": _find_excluded(plan.exclude, [*model.graph.node, *nodes]),
             "use_external_data_format": large,
         }

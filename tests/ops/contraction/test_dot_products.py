@@ -99,7 +99,9 @@ def convolve(data: NDArray[Any], weight: NDArray[Any], stride: int, pad: int, ze
 
 @pytest.mark.parametrize("lanes", [4, 8, 16], ids=lambda lanes: f"{lanes} lanes")
 @pytest.mark.parametrize(("kernel", "stride", "pad"), [(3, 1, 1), (1, 1, 0), (3, 2, 1)])
-@pytest.mark.parametrize(("together", "fits"), [(4, False), (2, False), (4, True)], ids=["quads", "pairs", "fitting quads"])
+@pytest.mark.parametrize(
+    ("together", "fits"), [(4, False), (2, False), (4, True)], ids=["quads", "pairs", "fitting quads"]
+)
 def test_sums_are_exact_in_every_program(
     lanes: int, kernel: int, stride: int, pad: int, together: int, fits: bool
 ) -> None:

@@ -273,7 +273,9 @@ class ByteBlock:
             for place in range(self.together):
                 score = load(self.scores, [quad * self.together + place, at])
                 byte = self.elements.probability(score, load(self.sums, [vector, lane]))
-                value = tirx.bitwise_or(value, byte << tirx.const(32 // self.together * place, "int32")) if place else byte
+                value = (
+                    tirx.bitwise_or(value, byte << tirx.const(32 // self.together * place, "int32")) if place else byte
+                )
             return [store(self.bytes, value, [quad, at])]
 
         def move(vector: Expr, lane: Expr, at: Expr) -> list[Stmt]:

@@ -15,7 +15,20 @@ if TYPE_CHECKING:
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import SBlockRV
 
-__all__ = ["AXES", "BLOCK", "KIND", "PACK", "PAD", "ROLES", "WIDEN", "Access", "Form", "find_pad", "mark_roles", "read_form"]
+__all__ = [
+    "AXES",
+    "BLOCK",
+    "KIND",
+    "PACK",
+    "PAD",
+    "ROLES",
+    "WIDEN",
+    "Access",
+    "Form",
+    "find_pad",
+    "mark_roles",
+    "read_form",
+]
 
 #: All axes of contractions: batch, blocks of outputs, rows and columns of pixels, lanes; then blocks of inputs, rows
 #: and columns of the kernel, inputs of a block; and groups of channels. An axis that a contraction lacks has extent 1.
