@@ -33,9 +33,9 @@ def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Pa
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
-        how: ``static``: quantised, QDQ, per channel; ``reduced``: the same, with weights of 7 bits; ``dynamic``: scales of activations are computed at run time;
-            ``bf16``: weights of products of few rows are rounded to bfloat16; ``int4``: weights of products have 4
-            bits, in blocks of 32 inputs, without zero points.
+        how: ``static``: quantised, QDQ, per channel; ``reduced``: the same, with weights of 7 bits; ``dynamic``: scales
+            of activations are computed at run time; ``bf16``: weights of products of few rows are rounded to bfloat16;
+            ``int4``: weights of products have 4 bits, in blocks of 32 inputs, without zero points.
 
     Returns:
         the file in float32, and the other one.

@@ -161,17 +161,12 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         _access(region, names, extents) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)
     ]
     depthwise = "rc" not in iterators and "ri" not in iterators
-    weights = reads[1:] if depthwise else [a for a in reads if "l" in dict(a.steps)]
-    data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
     nibbles = iterators[spatial:] == _NIBBLES
-    if nibbles:  # the scales, and perhaps zero points, follow the words
-        weights = [a for a in weights if "kw" in dict(a.steps)]
-    if len(weights) != 1 or len(data) != 1 or len(stmt.writes) != 1:
-        raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
+    data, weights = _find_operands(reads, depthwise, nibbles)
     if quads:
-        data = [_beside_quads(data[0]) if depthwise else _in_groups(data[0], together)]
-        weights = [_in_groups(weights[0], together)]
-    accesses = [_named("A", data[0]), _named("W", weights[0]), _named("C", _access(stmt.writes[0], names, extents))]
+        data = _beside_quads(data) if depthwise else _in_groups(data, together)
+        weights = _in_groups(weights, together)
+    accesses = [_named("A", data), _named("W", weights), _named("C", _access(stmt.writes[0], names, extents))]
     del extents["q"]
     pad = find_pad(schedule, block)
     padded = pad is not None
@@ -200,6 +195,17 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         nibbles,
         fits=FITS in stmt.annotations,
     )
+
+
+def _find_operands(reads: list[Access], depthwise: bool, nibbles: bool) -> tuple[Access, Access]:
+    """The data and the weights among what a contraction reads."""
+    weights = reads[1:] if depthwise else [a for a in reads if "l" in dict(a.steps)]
+    data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
+    if nibbles:  # the scales, and perhaps zero points, follow the words
+        weights = [a for a in weights if "kw" in dict(a.steps)]
+    if len(weights) != 1 or len(data) != 1:
+        raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
+    return data[0], weights[0]
 
 
 def _axes_of(roles: str) -> tuple[str, ...]:
