@@ -70,7 +70,7 @@ def read_expansion(module: IRModule) -> Expansion:
         raise FormError(f"an expansion is two convolutions, but the blocks here are {names}")
     first, second = sums
     form = read_form(module, first, _POINTWISE)
-    if not form.fused or any(access.itemsize != 4 for access in form.accesses) or form.quads:
+    if not form.fused or any(access.itemsize != 4 for access in form.accesses) or form.together > 1:
         raise FormError("an expansion begins with a 1x1 convolution of float32 without stride or padding")
     window = read_form(module, second, _DEPTHWISE)
     between = _map_writer(schedule, first, second)
