@@ -19,6 +19,7 @@ from tests.models import TARGET, built, defaults, read, runs
 from tests.targets import LANES, lack, lane_target
 from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction, extract
+from tilewright.ops.registry import make_space
 from tilewright.space.module import task_module
 from tilewright.target import Target
 
@@ -339,6 +340,29 @@ def test_contractions_are_of_bytes(name: str, contractions: int, tmp_path: Path)
     assert len(found) == contractions
     plain = [stem for stem in found if not stem.startswith("byte_")]
     assert [stem.split("_")[0] for stem in plain] == (["grouped"] if name == "signed" else [])
+
+
+@pytest.mark.parametrize(
+    ("largest", "dtype", "instruction"),
+    [(127, "int16", "vpmaddwd"), (64, "int8", "vpmaddubsw"), (65, "int16", "vpmaddwd")],
+)
+def test_weights_have_the_format_of_their_instruction(
+    largest: int, dtype: str, instruction: str, tmp_path: Path
+) -> None:
+    """Only weights of which no two products can exceed int16 are multiplied by the instruction that saturates."""
+    import tvm
+
+    net, target = Sketch(), lane_target(8)
+    levels = net.constant(np.full((16, 16), largest), "int8")
+    weight = net.op("DequantizeLinear", levels, net.constant(0.01, "float32"), net.constant(0, "int8"))
+    net.output(net.q(net.op("MatMul", net.qdq(net.input(8, 16), 0.02, 120), weight), 0.05, 100))
+    extraction = extract(read(net.save(tmp_path / "m.onnx")), target)
+    (task,) = [use.task for use in extraction.uses if use.task.kind == "contraction"]
+    assert str(task_module(task)["main"].params[1].ty.dtype) == dtype
+    space = make_space(task, target)
+    code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+    assert instruction in code
+    assert ("vpmaddubsw" in code) == (instruction == "vpmaddubsw")
 
 
 def test_no_image_becomes_float32(tmp_path: Path) -> None:
