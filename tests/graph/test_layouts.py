@@ -19,7 +19,7 @@ from tests.models import TARGET, Shape, agrees, normal, read, save
 from tilewright.graph.rewrite import rewrite
 
 Weights = dict[str, NDArray[Any]]
-_DRAWN = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+_DRAWN = settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 #: Operators of Relax that move the numbers of a tensor.
 _MOVES = ("permute_dims", "take", "strided_slice", "layout_transform")
 

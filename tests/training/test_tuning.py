@@ -27,7 +27,7 @@ from tilewright.training import optimize, report, worker
 from tilewright.training.cache import key_of
 from tilewright.training.live import LivePart
 from tilewright.training.options import Options
-from tilewright.training.orders import Prepared, Request
+from tilewright.training.orders import KernelTask, Prepared, Request
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Preparation
 from tilewright.training.recording import Signature
@@ -362,7 +362,7 @@ def test_parts_that_come_after_the_end_have_a_budget_of_their_own(
     class Waiting:
         """Stands for a part that never runs, so that no step copies what its proof needs."""
 
-        name, state, kernel_seconds = "part", "waiting", dict[str, float]()
+        name, state, kernel_seconds, tasks = "part", "waiting", dict[str, float](), dict[str, KernelTask]()
         signature = Signature((), (), (), ())
 
         def record(self, *_: object) -> None:

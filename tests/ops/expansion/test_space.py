@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
 
 Array = np.ndarray[Any, Any]
-_DRAWN = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+_DRAWN = settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def expansion(
