@@ -17,6 +17,7 @@ from tilewright.ops.attention.byte_expression import byte_attention
 from tilewright.ops.attention.byte_form import BYTE_KIND, ByteAttention
 from tilewright.ops.attention.byte_program import write_byte_attention
 from tilewright.ops.contraction.dot_products import PAIR, QUAD, find_dot_product
+from tilewright.ops.vectors import fit_vector
 from tilewright.ops.written import read_written, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
@@ -100,7 +101,7 @@ class ByteAttentionSpace(KnobsAlone):
         self.task, self.target = task, target
         self._module, form = _read_byte_attention(task)
         self._form = form
-        self._lanes, self._column_lanes = _power(form.queries, target.lanes), _power(form.width, target.lanes)
+        self._lanes, self._column_lanes = fit_vector(form.queries, target.lanes), fit_vector(form.width, target.lanes)
         vectors = range(1, min(_VECTORS, self._vectors) + 1)
         queries = [(v, rows) for v in vectors for rows in divisors(v * self._lanes) if rows <= _ROWS]
         columns = min(_COLUMNS, -(-form.width // self._column_lanes))
@@ -231,11 +232,6 @@ class ByteAttentionSpace(KnobsAlone):
             parts=np.where(parts[:, 0] > 0, parts[:, 0], blocks),
             parallel=parallel[:, 0],
         )
-
-
-def _power(extent: int, lanes: int) -> int:
-    """The elements of a vector: all lanes, or the largest power of two that the extent has."""
-    return min(lanes, 1 << (extent.bit_length() - 1))
 
 
 class ByteAttentionTemplate:

@@ -28,6 +28,7 @@ from tilewright.ops.attention.block import Block
 from tilewright.ops.attention.elements import Elements, Nest
 from tilewright.ops.attention.form import Attention
 from tilewright.ops.statements import bound_index, make_counter, make_index, make_loop, make_sequence, store
+from tilewright.ops.vectors import fit_vector
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
@@ -87,7 +88,7 @@ class _Writer:
         """Copy the keys or the values of a matrix, one row after the other."""
         attention, nest = self.attention, self.nest
         columns, column = (attention.depth, "depth") if name == "k" else (attention.width, "width")
-        lanes = min(nest.column_lanes, 1 << (columns.bit_length() - 1))
+        lanes = fit_vector(columns, nest.column_lanes)
         key, vector, lane = make_counter("key"), make_counter("vector"), make_counter("lane")
         at = bound_index(vector * lanes, columns - lanes) + lane
         value = self.elements.load(name, getattr(attention, name), item, **{"key": key, column: at})

@@ -16,6 +16,7 @@ from tilewright.ops.attention.elements import Nest
 from tilewright.ops.attention.expression import attention
 from tilewright.ops.attention.form import KIND, Attention
 from tilewright.ops.attention.program import write_attention
+from tilewright.ops.vectors import fit_vector
 from tilewright.ops.written import read_written, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
@@ -108,7 +109,7 @@ class AttentionSpace(KnobsAlone):
         self.task, self.target = task, target
         self._module, form = _read_attention(task)
         self._form = form
-        self._lanes, self._column_lanes = _power(form.queries, target.lanes), _power(form.width, target.lanes)
+        self._lanes, self._column_lanes = fit_vector(form.queries, target.lanes), fit_vector(form.width, target.lanes)
         vectors = range(1, min(_VECTORS, -(-form.queries // self._lanes)) + 1)
         queries = [(v, rows) for v in vectors for rows in divisors(v * self._lanes) if rows <= _ROWS]
         columns = min(_COLUMNS, -(-form.width // self._column_lanes))
@@ -256,11 +257,6 @@ def _stripe(about: Ints, keys: Ints, all_keys: int) -> Ints:
     """``(n,)`` keys in stripes of about so many, which whole tiles of ``keys`` fill; all keys for 0."""
     found: Ints = np.where(about == 0, all_keys, -(-about // keys) * keys)
     return found
-
-
-def _power(extent: int, lanes: int) -> int:
-    """The elements of a vector: all lanes, or the largest power of two that the extent has."""
-    return min(lanes, 1 << (extent.bit_length() - 1))
 
 
 class AttentionTemplate:

@@ -16,6 +16,7 @@ from tilewright.ops.attention_gradient.expression import attention_gradient
 from tilewright.ops.attention_gradient.form import KIND, AttentionGradient
 from tilewright.ops.attention_gradient.nest import Nest
 from tilewright.ops.attention_gradient.program import write_gradient
+from tilewright.ops.vectors import fit_vector
 from tilewright.ops.written import read_written, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
@@ -88,7 +89,10 @@ class AttentionGradientSpace(KnobsAlone):
         self._module, form = _read_gradient(task)
         self._form, attention = form, form.attention
         self._narrow = min(attention.depth, attention.width)
-        self._lanes, self._column_lanes = _power(attention.queries, target.lanes), _power(self._narrow, target.lanes)
+        self._lanes, self._column_lanes = (
+            fit_vector(attention.queries, target.lanes),
+            fit_vector(self._narrow, target.lanes),
+        )
         vectors = range(1, min(_VECTORS, -(-attention.queries // self._lanes)) + 1)
         queries = [(v, rows) for v in vectors for rows in range(1, min(_ROWS, v * self._lanes) + 1)]
         columns = min(_COLUMNS, -(-self._narrow // self._column_lanes))
@@ -203,11 +207,6 @@ class AttentionGradientSpace(KnobsAlone):
             k.table.take(configs[:, i], axis=0) for i, k in enumerate(self.knobs)
         )
         return _Columns(queries[:, 0], queries[:, 1], keys[:, 0], columns[:, 0], unroll[:, 0], parallel[:, 0])
-
-
-def _power(extent: int, lanes: int) -> int:
-    """The elements of a vector: all lanes, or the largest power of two that the extent has."""
-    return min(lanes, 1 << (extent.bit_length() - 1))
 
 
 class AttentionGradientTemplate:

@@ -21,6 +21,7 @@ from tilewright.errors import FormError
 from tilewright.ops.elementwise.form import Form, read_form
 from tilewright.ops.elementwise.program import make_program
 from tilewright.ops.mark import UNMARKED
+from tilewright.ops.vectors import fit_vector
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.knobs_alone import KnobsAlone
@@ -58,7 +59,7 @@ def _analyse(task: Task) -> tuple[IRModule, Form]:
         if row < _SHORTEST_ROW and len(form.axes) > 1:
             raise FormError(f"rows have at least {_SHORTEST_ROW} elements here, but those of {task.name!r} have {row}")
         # If TVM takes one program of the function, it takes all of them.
-        Schedule(make_program(module, form, 1, _vector(row, _SHORTEST_ROW), 1))
+        Schedule(make_program(module, form, 1, fit_vector(row, _SHORTEST_ROW), 1))
     return module, form
 
 
@@ -99,7 +100,7 @@ class ElementwiseSpace(KnobsAlone):
         self._module, self._form = _read_elementwise(task)
         row = _row(self._form)
         lanes = max(1, target.lanes * _LANE_BYTES // self._form.bytes)
-        vectors = sorted({_vector(row, lanes), _vector(row, max(1, lanes // 2))}, reverse=True)
+        vectors = sorted({fit_vector(row, lanes), fit_vector(row, max(1, lanes // 2))}, reverse=True)
         loads = sum(sum(step.loads.values()) for step in self._form.steps)
         most = max(1, min(row // vectors[0], _MOST_WRITTEN // max(1, loads)))
         self.knobs: tuple[Knob, ...] = (
@@ -129,11 +130,6 @@ class ElementwiseSpace(KnobsAlone):
         pieces, vector, unroll = (choice[0] for choice in choices_of(self, config))
         with space_errors(f"{self.task.name!r} cannot be scheduled element by element"):
             return Schedule(make_program(self._module, self._form, pieces, vector, unroll), seed=1)
-
-
-def _vector(row: int, lanes: int) -> int:
-    """Elements of a vector: ``lanes``, or the largest power of two that a shorter row has."""
-    return lanes if row >= lanes else 1 << (row.bit_length() - 1)
 
 
 class ElementwiseTemplate:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tilewright.errors import FormError
 from tilewright.ops.recurrent.activations import FORMULAS
+from tilewright.ops.vectors import fit_vector
 
 __all__ = ["GATES", "KIND", "OPTIONAL", "OUTPUTS", "Activation", "Cell", "find_block"]
 
@@ -171,4 +172,4 @@ def find_block(hidden: int, lanes: int) -> int:
         hidden: the units of a cell.
         lanes: the float32 numbers in a vector register.
     """
-    return lanes if hidden >= lanes else 1 << (hidden.bit_length() - 1)
+    return fit_vector(hidden, lanes)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tilewright.ops.elementwise.elementary import exp
 from tilewright.ops.function import FUSABLE, KEPT, make_function
 from tilewright.ops.mark import Mark
+from tilewright.ops.vectors import fit_vector
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -214,7 +215,7 @@ def reduce_rows(
     if n < _SHORTEST_VECTOR or not lanes:
         e = te.reduce_axis((0, n), "e")
         return te.compute(rows, lambda *i: reducer(element(*i, e), axis=[e]), name=f"{PREFIX}{name}")
-    lanes = min(lanes, 1 << (n.bit_length() - 1))
+    lanes = fit_vector(n, lanes)
     vectors = max(v for v in (1, 2, 4) if v * lanes <= n)
     width = vectors * lanes
     k = te.reduce_axis((0, n // width), "k")
