@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from tilewright.errors import FormError
-from tilewright.ops.attention.form import Dims, Place, read_dims, read_place
+from tilewright.ops.attention.form import Dims, Matrices, read_dims, read_place
 from tilewright.ops.contraction.dot_products import QUAD
 
 __all__ = ["BYTE_KIND", "FEWEST", "ByteAttention", "Step"]
@@ -46,42 +45,23 @@ _Masked: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class ByteAttention:
+class ByteAttention(Matrices):
     """round(softmax(scores) * 255) V of bytes, for a batch of matrices that are read in place.
 
     Scores are Q K^T, rounded to bytes once or several times, perhaps after masks were added. Whatever differs from
-    layer to layer is an operand: scales and zero points.
+    layer to layer is an operand: scales and zero points. Columns of operands lie side by side.
 
     Attributes:
-        batch: the extents of the batch's parts, such as sequences and heads.
-        queries, keys: the rows of Q, and of K and V.
-        depth, width: the columns of Q and K, and of V and the result.
-        q, k, v: how the operands lie. Their columns lie side by side.
-        out: the place of each dimension of the result.
         masked: how many masks are added before each rounding of the scores, and after the last one.
         masks: how the float32 operands lie that are added. A dimension of extent 1 is at ("fixed", 0).
         tables: whether the bytes of Q, and those of K, are looked up in a table of 256 bytes before.
         roundings: how often probabilities are rounded: by one scale after the other.
     """
 
-    batch: tuple[int, ...]
-    queries: int
-    keys: int
-    depth: int
-    width: int
-    q: Dims
-    k: Dims
-    v: Dims
-    out: tuple[Place, ...]
     masked: _Masked
     masks: tuple[Dims, ...] = ()
     tables: tuple[bool, bool] = (False, False)
     roundings: int = 1
-
-    @property
-    def items(self) -> int:
-        """The number of matrices in the batch."""
-        return math.prod(self.batch)
 
     @property
     def work(self) -> int:
@@ -119,13 +99,8 @@ class ByteAttention:
         named = {name: (tuple(extent for extent, _ in getattr(self, name)), "uint8") for name in ("q", "k", "v")}
         named |= {f"{name}_table": ((256,), "uint8") for name, has in zip("qk", self.tables, strict=True) if has}
         named |= {f"mask{i}": (tuple(e for e, _ in dims), "float32") for i, dims in enumerate(self.masks)}
-        out = tuple(self._extent(place) for place in self.out)
+        out = tuple(self.extent(place) for place in self.out)
         return named | {"scales": ((self.ends[1] + 1,), "float32"), "zeros": ((4,), "int32"), "out": (out, "uint8")}
-
-    def _extent(self, place: Place) -> int:
-        kind, number = place
-        known = {"query": self.queries, "key": self.keys, "depth": self.depth, "width": self.width}
-        return self.batch[number] if kind == "batch" else known[kind]
 
     def __str__(self) -> str:
         sizes = "x".join(map(str, (self.items, self.queries, self.keys, self.depth, self.width)))
@@ -157,23 +132,17 @@ class ByteAttention:
 
     def _check(self) -> None:
         sizes = (*self.batch, self.queries, self.keys, self.depth, self.width)
-        batch = {("batch", i) for i in range(len(self.batch))}
-
-        def fits(dims: Dims) -> bool:
-            return all(0 <= p[1] < e if p[0] == "fixed" else e == self._extent(p) for e, p in dims)
+        fits = self.fits
 
         def lies(dims: Dims, row: str, column: str) -> bool:
-            """Whether the dimensions fit their places, each of which is there once, the columns last."""
-            moving = [place for _, place in dims if place[0] != "fixed"]
-            needed = {place for place in batch | {(row, 0), (column, 0)} if self._extent(place) > 1}
-            unique = needed <= {*moving} and len({*moving}) == len(moving)
-            return unique and fits(dims) and dims[-1][1] == (column, 0)
+            """Whether the dimensions fit their places, the columns last."""
+            return self.lies(dims, row, column) and dims[-1][1] == (column, 0)
 
         wanted = [
             all(isinstance(size, int) and size > 0 for size in sizes) and bool(self.batch),
             min(self.queries, self.keys, self.depth, self.width) >= FEWEST and self.depth % QUAD == 0,
             lies(self.q, "query", "depth") and lies(self.k, "key", "depth") and lies(self.v, "key", "width"),
-            lies(tuple((self._extent(place), place) for place in self.out), "query", "width"),
+            lies(self.extents(self.out), "query", "width"),
             all(fits(mask) and {p[0] for _, p in mask} <= {"batch", "query", "key", "fixed"} for mask in self.masks),
             all(isinstance(count, int) and count >= 0 for count in self.masked) and bool(self.masked),
             sum(self.masked) == len(self.masks),

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from tilewright.errors import FormError
 
-__all__ = ["KIND", "Attention", "Dims", "Place", "read_dims", "read_place"]
+__all__ = ["KIND", "Attention", "Dims", "Matrices", "Place", "read_dims", "read_place"]
 
 #: The kind of the tasks.
 KIND = "attention"
@@ -23,8 +23,8 @@ Dims: TypeAlias = "tuple[tuple[int, Place], ...]"
 
 
 @dataclass(frozen=True)
-class Attention:
-    """softmax(scale Q K^T + masks) V for a batch of matrices that are read in place.
+class Matrices:
+    """The sizes of an attention, and how its matrices lie. What is computed with them, a subclass says.
 
     Attributes:
         batch: the extents of the batch's parts, such as sequences and heads.
@@ -32,12 +32,6 @@ class Attention:
         depth, width: the columns of Q and K, and of V and the result.
         q, k, v: how the operands lie.
         out: the place of each dimension of the result.
-        scale: the factor of the scores.
-        masks: how the operands lie that are added to the scores. A dimension of extent 1 is at ("fixed", 0).
-        causal: whether query i reads the keys up to i + keys - queries alone.
-        safe: whether a row that reads no key gives zeros, as in PyTorch's attention, instead of nan.
-        sums: whether a second result ``(items, queries)`` has the logarithm of the sum of the exponentials of each
-            query's scores, which the backward pass of training needs.
     """
 
     batch: tuple[int, ...]
@@ -49,16 +43,52 @@ class Attention:
     k: Dims
     v: Dims
     out: tuple[Place, ...]
-    scale: float = 1.0
-    masks: tuple[Dims, ...] = ()
-    causal: bool = False
-    safe: bool = False
-    sums: bool = False
 
     @property
     def items(self) -> int:
         """The number of matrices in the batch."""
         return math.prod(self.batch)
+
+    def extent(self, place: Place) -> int:
+        """The elements along a place."""
+        kind, number = place
+        known = {"query": self.queries, "key": self.keys, "depth": self.depth, "width": self.width}
+        return self.batch[number] if kind == "batch" else known[kind]
+
+    def extents(self, places: Iterable[Place]) -> Dims:
+        """The places of a tensor's dimensions, with their extents."""
+        return tuple((self.extent(place), place) for place in places)
+
+    def lies(self, dims: Dims, *kinds: str) -> bool:
+        """Whether dimensions fit their places: those of the batch and of ``kinds``, each of which is there once."""
+        moving = [place for _, place in dims if place[0] != "fixed"]
+        wanted = [("batch", i) for i in range(len(self.batch))] + [(kind, 0) for kind in kinds]
+        needed = {place for place in wanted if self.extent(place) > 1}
+        return needed <= {*moving} and len({*moving}) == len(moving) and self.fits(dims)
+
+    def fits(self, dims: Dims) -> bool:
+        """Whether each dimension has the extent of its place."""
+        return all(0 <= p[1] < e if p[0] == "fixed" else e == self.extent(p) for e, p in dims)
+
+
+@dataclass(frozen=True)
+class Attention(Matrices):
+    """softmax(scale Q K^T + masks) V for a batch of matrices that are read in place.
+
+    Attributes:
+        scale: the factor of the scores.
+        masks: how the operands lie that are added to the scores. A dimension of extent 1 is at ("fixed", 0).
+        causal: whether query i reads the keys up to i + keys - queries alone.
+        safe: whether a row that reads no key gives zeros, as in PyTorch's attention, instead of nan.
+        sums: whether a second result ``(items, queries)`` has the logarithm of the sum of the exponentials of each
+            query's scores, which the backward pass of training needs.
+    """
+
+    scale: float = 1.0
+    masks: tuple[Dims, ...] = ()
+    causal: bool = False
+    safe: bool = False
+    sums: bool = False
 
     @property
     def work(self) -> int:
@@ -72,13 +102,8 @@ class Attention:
         named: dict[str, Dims] = {"q": self.q, "k": self.k, "v": self.v}
         named |= {f"mask{i}": dims for i, dims in enumerate(self.masks)}
         shapes = {name: tuple(extent for extent, _ in dims) for name, dims in named.items()}
-        shapes["out"] = tuple(self._extent(place) for place in self.out)
+        shapes["out"] = tuple(self.extent(place) for place in self.out)
         return shapes | ({"sums": (self.items, self.queries)} if self.sums else {})
-
-    def _extent(self, place: Place) -> int:
-        kind, number = place
-        known = {"query": self.queries, "key": self.keys, "depth": self.depth, "width": self.width}
-        return self.batch[number] if kind == "batch" else known[kind]
 
     def __str__(self) -> str:
         sizes = "x".join(map(str, (self.items, self.queries, self.keys, self.depth, self.width)))
@@ -110,23 +135,9 @@ class Attention:
             raise FormError(f"an attention has a description of its operands, but this is none: {exc}") from exc
         return attention
 
-    def extents(self, places: Iterable[Place]) -> Dims:
-        """The places of a tensor's dimensions, with their extents."""
-        return tuple((self._extent(place), place) for place in places)
-
-    def lies(self, dims: Dims, *kinds: str) -> bool:
-        """Whether dimensions fit their places: those of the batch and of ``kinds``, each of which is there once."""
-        moving = [place for _, place in dims if place[0] != "fixed"]
-        wanted = [("batch", i) for i in range(len(self.batch))] + [(kind, 0) for kind in kinds]
-        needed = {place for place in wanted if self._extent(place) > 1}
-        return needed <= {*moving} and len({*moving}) == len(moving) and self._fits(dims)
-
-    def _fits(self, dims: Dims) -> bool:
-        return all(0 <= p[1] < e if p[0] == "fixed" else e == self._extent(p) for e, p in dims)
-
     def _check(self) -> None:
         sizes = (*self.batch, self.queries, self.keys, self.depth, self.width)
-        lies, fits = self.lies, self._fits
+        lies, fits = self.lies, self.fits
         wanted = [
             all(isinstance(size, int) and size > 0 for size in sizes) and bool(self.batch),
             lies(self.q, "query", "depth") and lies(self.k, "key", "depth") and lies(self.v, "key", "width"),
