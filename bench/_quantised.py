@@ -1,4 +1,4 @@
-"""Networks in float32 and in int8, for ``bench/precision.py``: quantised by ONNX Runtime's own quantiser.
+"""Networks in float32, int8, bf16 and int4, for ``bench/precision.py``: quantised by ONNX Runtime's own quantiser.
 
 They are calibrated with random inputs, since their weights are random as well: times do not depend on the values, and
 errors are those of the rounding alone.
@@ -6,7 +6,7 @@ errors are those of the rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,46 +21,71 @@ from tilewright.processor import cache_sizes
 from tilewright.quantising.rounding import round_here
 from tilewright.tensor import Array
 
-__all__ = ["NETWORKS", "write_models"]
+__all__ = ["NETWORKS", "PRECISIONS", "write_models"]
 
+#: How a network can be made smaller, and what that means.
+PRECISIONS = {
+    "static": "quantised to int8, QDQ, per channel",
+    "reduced": "the same, with weights of 7 bits",
+    "dynamic": "int8, with scales of activations that are computed at run time",
+    "bf16": "weights of products of few rows are rounded to bfloat16",
+    "int4": "weights of products have 4 bits, in blocks of 32 inputs, without zero points",
+}
 #: How many random inputs a network is calibrated with.
 _CALIBRATED = 4
 
 
-def write_models(name: str, folder: Path, how: str = "static") -> tuple[Path, Path]:
-    """Write a network in float32, with its batch norms folded, and in another precision.
+def write_models(name: str, folder: Path, ways: Sequence[str]) -> dict[str, Path]:
+    """Write a network in float32, with its batch norms folded, and in other precisions.
 
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
-        how: ``static``: quantised, QDQ, per channel; ``reduced``: the same, with weights of 7 bits; ``dynamic``: scales
-            of activations are computed at run time; ``bf16``: weights of products of few rows are rounded to bfloat16;
-            ``int4``: weights of products have 4 bits, in blocks of 32 inputs, without zero points.
+        ways: keys of ``PRECISIONS``.
 
     Returns:
-        the file in float32, and the other one.
+        the file in float32, and one for each way, by the name of the precision: ``float32``, ``int8``, ``bf16``, and
+        with more than one way to int8, ``int8 reduced`` and ``int8 dynamic``. A way that rounds nothing has no file.
     """
     model = NETWORKS[name]() if name in NETWORKS else onnx.load(name)
-    stem = Path(name).stem
-    plain, quantised = folder / f"{stem}.onnx", folder / f"{stem}-int8.onnx"
+    plain = folder / f"{Path(name).stem}.onnx"
     _fold(model, plain, folder / "raw.onnx")
-    if how == "bf16":
-        rounded = round_here(plain, quantised, None, cache_sizes()[1], 0)
-        print(f"+ {rounded if rounded.products else 'no weights are rounded'}", flush=True)
-    elif how == "int4":
-        from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+    files = {"float32": plain}
+    for way in ways:
+        out = folder / f"{Path(name).stem}-{way}.onnx"
+        if _WRITERS[way](plain, out):
+            files[_precision(way, ways)] = out
+    return files
 
-        quantiser = MatMulNBitsQuantizer(onnx.load(str(plain)), block_size=32, is_symmetric=True)
-        quantiser.process()
-        quantiser.model.save_model_to_file(str(quantised))
-    elif how == "dynamic":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        constants = {"MatMulConstBOnly": True}
-        quantize_dynamic(plain, quantised, per_channel=True, weight_type=QuantType.QInt8, extra_options=constants)
-    else:
-        _quantise(plain, quantised, reduced=how == "reduced")
-    return plain, quantised
+def _precision(way: str, ways: Sequence[str]) -> str:
+    if way in ("bf16", "int4"):
+        return way
+    alike = [other for other in ways if other not in ("bf16", "int4")]
+    return "int8" if alike == [way] or way == "static" else f"int8 {way}"
+
+
+def _round(plain: Path, out: Path) -> bool:
+    rounded = round_here(plain, out, None, cache_sizes()[1], 0)
+    print(f"+ {rounded if rounded.products else 'no weights are rounded'}", flush=True)
+    return bool(rounded.products)
+
+
+def _to_nibbles(plain: Path, out: Path) -> bool:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantiser = MatMulNBitsQuantizer(onnx.load(str(plain)), block_size=32, is_symmetric=True)
+    quantiser.process()
+    quantiser.model.save_model_to_file(str(out))
+    return True
+
+
+def _quantise_dynamically(plain: Path, out: Path) -> bool:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    constants = {"MatMulConstBOnly": True}
+    quantize_dynamic(plain, out, per_channel=True, weight_type=QuantType.QInt8, extra_options=constants)
+    return True
 
 
 def _light(name: str) -> Callable[[], onnx.ModelProto]:
@@ -127,7 +152,7 @@ def _fold(model: onnx.ModelProto, out: Path, scratch: Path) -> None:
     scratch.unlink()
 
 
-def _quantise(plain: Path, out: Path, reduced: bool) -> None:
+def _quantise(plain: Path, out: Path, reduced: bool) -> bool:
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -155,6 +180,7 @@ def _quantise(plain: Path, out: Path, reduced: bool) -> None:
         weight_type=QuantType.QInt8,
         reduce_range=reduced,
     )
+    return True
 
 
 def _draw(rng: np.random.Generator, name: str, shape: list[int], kind: str) -> Array:
@@ -164,3 +190,12 @@ def _draw(rng: np.random.Generator, name: str, shape: list[int], kind: str) -> A
     if "ids" not in name:
         return np.ones(shape, np.int64)
     return np.zeros(shape, np.int64) if "type" in name else rng.integers(1, 20_000, shape)
+
+
+_WRITERS: dict[str, Callable[[Path, Path], bool]] = {
+    "static": partial(_quantise, reduced=False),
+    "reduced": partial(_quantise, reduced=True),
+    "dynamic": _quantise_dynamically,
+    "bf16": _round,
+    "int4": _to_nibbles,
+}
