@@ -156,7 +156,8 @@ def _check_triple(triple: str) -> str:
 
 
 def _tvm_target(mcpu: str, triple: str, cores: int = 1, without: Sequence[str] = ()) -> Any:
-    import tvm
+    with light_import():  # in a process that got the target from another one, TVM is imported here
+        import tvm
 
     options: dict[str, Any] = {"kind": "llvm", "num-cores": cores}
     options |= {"mcpu": mcpu} if mcpu else {}

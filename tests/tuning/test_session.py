@@ -54,10 +54,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(model, store, cold, cold_targets, first)
 
 
-def copied(store: MemoryStore, **changes: str) -> MemoryStore:
-    """Another store with the same measurements, but for some fields."""
+def copied(store: MemoryStore, target: str = "") -> MemoryStore:
+    """Another store with the same measurements, or with these for another target."""
     found = MemoryStore()
-    found.add([replace(m, **changes) for m in store.scan(Query())])
+    found.add([replace(m, target=target or m.target) for m in store.scan(Query())])
     return found
 
 
