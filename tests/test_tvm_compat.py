@@ -40,6 +40,7 @@ FIRST = {
 
 @pytest.mark.parametrize("first", FIRST)
 def test_tvm_is_imported_lightly_whatever_needs_it_first(first: str, tmp_path: Path) -> None:
+    assert TARGET.tvm is not None  # made before the target is sent
     program = f"import sys; {FIRST[first]}; print('tvm' in sys.modules, 'torch' in sys.modules)"
     command = [sys.executable, "-c", program, pickle.dumps(TARGET).hex(), str(conv_model(tmp_path / "m.onnx"))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -133,6 +133,10 @@ class Target:
         """The ``tvm.target.Target``. MetaSchedule refuses one without ``num-cores``."""
         return _tvm_target(self.mcpu, self.triple, self.cores, self.without)
 
+    def __getstate__(self) -> dict[str, object]:
+        # Another process makes its own from the fields: to read TVM's would import TVM with PyTorch, 2.4 s of a core.
+        return {name: value for name, value in self.__dict__.items() if name != "tvm"}
+
     @cached_property
     def extensions(self) -> tuple[str, ...]:
         """The extensions that compiled code may use, by LLVM's names, sorted."""
