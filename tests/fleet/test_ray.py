@@ -77,7 +77,6 @@ def test_a_command_tunes_on_two_nodes_and_survives_the_death_of_one(nodes: Local
 
 def _tune_for_another_kind(nodes: LocalCluster, folder: Path) -> None:
     """A node that counts as an older CPU than the head's tunes for its kind. The head keeps the records."""
-
     nodes.start(counts_as="x86-64-v2")
     command = [sys.executable, "-W", "error", "-m", "tilewright.cli", "tune", str(folder / "m.onnx"), "--trials=12"]
     command += [
