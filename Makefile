@@ -15,7 +15,11 @@ PYTHON ?= python3
 MODEL ?= squeezenet
 BUDGET ?= 5m
 TORCH ?= 1
-PYTEST_ARGS ?= -n 2
+# Three processes for two cores: a sixth of the time of all tests is waiting, for nodes of a cluster, signals and time
+# limits. Each process keeps to neighbouring tests while it has some, because what they share is made once a process. Fast
+# tests do not wait.
+test: PYTEST_ARGS ?= -n 3 --dist worksteal
+check: PYTEST_ARGS ?= -n 2
 # Threads of XGBoost and PyTorch that wait give their core to the other tests: a twelfth less processor time for cost models.
 # Tests start a thousand processes, each of which would compile the package again where this variable keeps Python from
 # writing what it has compiled: another twentieth.

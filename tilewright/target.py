@@ -133,6 +133,10 @@ class Target:
         """The ``tvm.target.Target``. MetaSchedule refuses one without ``num-cores``."""
         return _tvm_target(self.mcpu, self.triple, self.cores, self.without)
 
+    def __getstate__(self) -> dict[str, object]:
+        # Another process makes its own from the fields: to read TVM's would import TVM with PyTorch, 2.4 s of a core.
+        return {name: value for name, value in self.__dict__.items() if name != "tvm"}
+
     @cached_property
     def extensions(self) -> tuple[str, ...]:
         """The extensions that compiled code may use, by LLVM's names, sorted."""
@@ -156,7 +160,8 @@ def _check_triple(triple: str) -> str:
 
 
 def _tvm_target(mcpu: str, triple: str, cores: int = 1, without: Sequence[str] = ()) -> Any:
-    import tvm
+    with light_import():  # in a process that got the target from another one, TVM is imported here
+        import tvm
 
     options: dict[str, Any] = {"kind": "llvm", "num-cores": cores}
     options |= {"mcpu": mcpu} if mcpu else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Query
 from tilewright.tuning import bucketing, session
 from tilewright.tuning.budget import Budget
-from tilewright.tuning.report import TaskReport
+from tilewright.tuning.report import TaskReport, TuneReport
 
 pytestmark = runs
 tune = partial(session.tune, target=TARGET)
@@ -30,10 +30,39 @@ tune = partial(session.tune, target=TARGET)
 PAGE = Path(__file__).parents[2] / "docs/reference/command-line.md"
 
 
-def test_two_runs_with_one_store(tmp_path: Path) -> None:
-    model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
-    budget = Budget(seconds=60, trials=6)
-    first = tune(model, tmp_path / "one", budget=budget, records=store).report
+@dataclass(frozen=True)
+class Runs:
+    """Two runs of one model with one store: for cold caches, and then a first one for warm caches.
+
+    ``cold_targets`` are the targets of what the store held after the run for cold caches.
+    """
+
+    model: Path
+    store: MemoryStore
+    cold: TuneReport
+    cold_targets: set[str]
+    first: TuneReport
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder, store = tmp_path_factory.mktemp("runs"), MemoryStore()
+    model, target = conv_model(folder / "m.onnx"), replace(TARGET, caches="cold")
+    cold = tune(model, folder / "cold", budget=Budget(trials=2), records=store, target=target).report
+    cold_targets = {m.target for m in store.scan(Query())}
+    first = tune(model, folder / "one", budget=Budget(seconds=60, trials=6), records=store).report
+    return Runs(model, store, cold, cold_targets, first)
+
+
+def copied(store: MemoryStore, target: str = "") -> MemoryStore:
+    """Another store with the same measurements, or with these for another target."""
+    found = MemoryStore()
+    found.add([replace(m, target=target or m.target) for m in store.scan(Query())])
+    return found
+
+
+def test_a_run_and_another_one_with_its_records(made: Runs, tmp_path: Path) -> None:
+    first, store = made.first, copied(made.store)
     assert 0 < first.wall_seconds < 60
     assert 0 < first.trials <= 6
     assert first.trials_per_second > 0
@@ -56,13 +85,13 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
     heads = re.findall(r"^\| (`.*?`) \|", about, flags=re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", ", ".join(heads))) == to_json_object(first).keys()
     assert set(re.findall(r"`(\w+)`", about)) >= {field.name for field in fields(TaskReport)}
-    measured = len(list(store.scan(Query(None, None, None))))
+    measured = len(list(store.scan(Query(None, first.target, None))))
     assert measured >= first.trials
     assert [task.recorded for task in first.tasks] == [0] * len(first.tasks)
-    known = {task.name: len(list(store.scan(Query(task.key, None, None)))) for task in first.tasks}
+    known = {task.name: len(list(store.scan(Query(task.key, first.target, None)))) for task in first.tasks}
 
-    result = tune(model, tmp_path / "two", budget=Budget(trials=6), records=store)
-    assert len(list(store.scan(Query(None, None, None)))) > measured
+    result = tune(made.model, tmp_path / "two", budget=Budget(trials=6), records=store)
+    assert len(list(store.scan(Query(None, first.target, None)))) > measured
     assert {task.name: task.recorded for task in result.report.tasks} == known
     assert sum(known.values()) == measured
     for task in result.report.tasks:
@@ -71,19 +100,19 @@ def test_two_runs_with_one_store(tmp_path: Path) -> None:
     assert load_executable(tmp_path / "two").outputs == result.executable.outputs
 
 
-def test_cold_and_warm_measurements_are_kept_apart(tmp_path: Path) -> None:
-    model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
-    budget = Budget(trials=2)
-    report = tune(model, tmp_path / "cold", budget=budget, records=store, target=replace(TARGET, caches="cold")).report
-    assert report.caches == "cold"
-    assert report.target.endswith("-cold")
-    assert report.trials > 0
-    assert {m.target for m in store.scan(Query(None, None, None))} == {report.target}
-    report = tune(model, tmp_path / "warm", budget=budget, records=store).report
-    assert report.caches == "warm"
-    assert [task.recorded for task in report.tasks] == [0] * len(report.tasks)
+def test_cold_and_warm_measurements_are_kept_apart(made: Runs, tmp_path: Path) -> None:
+    cold, warm = made.cold, made.first
+    assert cold.caches == "cold"
+    assert cold.target.endswith("-cold")
+    assert cold.trials > 0
+    assert made.cold_targets == {cold.target}
+    assert warm.caches == "warm"
+    assert {m.target for m in made.store.scan(Query(None, None, None))} == {cold.target, warm.target}
+    assert [task.recorded for task in warm.tasks] == [0] * len(warm.tasks)
     small = replace(TARGET, l3=1 << 10)
-    report = tune(model, tmp_path / "streamed", budget=budget, records=store, target=small).report
+    report = tune(
+        made.model, tmp_path / "streamed", budget=Budget(trials=2), records=copied(made.store), target=small
+    ).report
     assert report.caches == "streamed"
     assert report.target == f"{small.key}-streamed"
     assert report.trials > 0
@@ -147,14 +176,11 @@ def test_a_budget_too_short_to_measure_still_gives_an_executable(tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "out"]
 
 
-def test_records_of_other_machines_change_nothing(tmp_path: Path) -> None:
-    model, store = conv_model(tmp_path / "m.onnx"), MemoryStore()
-    tune(model, tmp_path / "one", budget=Budget(trials=3), records=store)
-    foreign = MemoryStore()
-    foreign.add([replace(m, target="another") for m in store.scan(Query())])
-    result = tune(model, tmp_path / "two", budget=Budget(seconds=1.0), records=foreign)
+def test_records_of_other_machines_change_nothing(made: Runs, tmp_path: Path) -> None:
+    foreign = copied(made.store, target="another")
+    result = tune(made.model, tmp_path / "two", budget=Budget(seconds=1.0), records=foreign)
     assert all(task.recorded == 0 for task in result.report.tasks)
-    own = tune(model, tmp_path / "three", budget=Budget(seconds=1.0), records=store)
+    own = tune(made.model, tmp_path / "three", budget=Budget(seconds=1.0), records=copied(made.store))
     assert any(task.recorded > 0 for task in own.report.tasks)
     assert any(task.best_seconds is not None for task in own.report.tasks)
     assert all(task.best_seconds is None for task in result.report.tasks)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,7 +44,7 @@ _MOST_KEPT = 8192
 
 
 class Objects:
-    """Compiles programs into object files, each once.
+    """Compiles programs into object files, each once. Programs that are used together are compiled in groups.
 
     Args:
         folder: the directory for object files, which must exist as long as this object is used. It is made if needed.
@@ -112,8 +113,11 @@ class Objects:
         return {symbol: self._paths[symbol] for symbol in programs}
 
     def _divide(self, symbols: Iterable[str]) -> list[list[str]]:
-        """Groups of programs, each of which becomes one object file."""
-        return [[symbol] for symbol in symbols]
+        """Groups of programs, each of which becomes one object file; small ones where cores would be idle otherwise."""
+        symbols = list(symbols)
+        each = max(1, math.ceil(len(symbols) / self._target.cores))
+        size = min(max(_FEWEST, len(symbols) // _FILES), _MOST, each)
+        return [symbols[begin : begin + size] for begin in range(0, len(symbols), size)]
 
     def _make(self, programs: Mapping[str, tirx.PrimFunc]) -> Path:
         """Compile programs into an object file. Runs in a thread of the pool."""
@@ -132,9 +136,8 @@ class Objects:
 class SharedObjects(Objects):
     """Object files for several networks of one process, whose plans it has made itself.
 
-    Kernels of equal programs share one object file, whatever their names are. Programs that are used together are
-    compiled in groups. Kernels do not check their arguments, which would be a third of their code: the plan gives them
-    what they take.
+    Kernels of equal programs share one object file, whatever their names are. They do not check their arguments, which
+    would be a third of their code: the plan gives them what they take.
 
     Args:
         folder: the directory for object files.
@@ -170,9 +173,7 @@ class SharedObjects(Objects):
         symbols = list(symbols)
         known = [symbol for symbol in symbols if self._find(symbol) is not None]
         others = [symbol for symbol in symbols if self._find(symbol) is None]
-        size = min(max(_FEWEST, len(others) // _FILES), _MOST)
-        groups = [others[begin : begin + size] for begin in range(0, len(others), size)]
-        return [*([symbol] for symbol in known), *groups]
+        return [*([symbol] for symbol in known), *super()._divide(others)]
 
     def _make(self, programs: Mapping[str, tirx.PrimFunc]) -> Path:
         if len(programs) == 1 and (path := self._load(next(iter(programs)))) is not None:

@@ -26,7 +26,7 @@ from tilewright.graph.tasks import Extraction
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
 from tilewright.tensor import Array
-from tilewright.tvm_compat import keep_nan
+from tilewright.tvm_compat import keep_nan, light_import
 from tilewright.verify import freedom
 from tilewright.verify.inputs import Trials
 from tilewright.verify.judge import judge
@@ -246,7 +246,8 @@ class PlainSide:
     """
 
     def __init__(self, target: Target, module: str, weights: Arrays) -> None:
-        import tvm
+        with light_import():
+            import tvm
 
         from tilewright.compiling.kernels import compile_machine
         from tilewright.executable.machine import MachineProgram

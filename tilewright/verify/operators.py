@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper
 from onnx.reference.op_run import OpRun
-from scipy import special
 
 from tilewright.tensor import Array, Floats, Numbers
+from tilewright.verify import special
 from tilewright.verify.attributes import Attributes
 from tilewright.verify.contractions import CONTRACTIONS
 from tilewright.verify.recurrent import RECURRENT

@@ -13,10 +13,9 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
-from scipy import special
 
 from tilewright.tensor import Array, Floats
-from tilewright.verify import freedom
+from tilewright.verify import freedom, special
 from tilewright.verify.attributes import Attributes
 
 __all__ = ["RECURRENT"]

@@ -24,7 +24,7 @@ from tilewright.executable.plan import SEGMENT_SYMBOL
 from tilewright.frontend.onnx.partition import SEGMENT_DOMAIN
 from tilewright.frontend.onnx.values import DOMAINS, FixedTensor, find_fixed, read_names
 from tilewright.tensor import Array
-from tilewright.tvm_compat import plain_clip
+from tilewright.tvm_compat import light_import, plain_clip
 from tilewright.wording import describe_error
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ def import_graph(model: onnx.ModelProto, types: Mapping[str, onnx.TypeProto]) ->
         model: the model, with all weights in it; nodes ``Segment`` stand for segments.
         types: the types of its tensors by name.
     """
-    from tvm.relax.frontend.onnx import onnx_frontend
+    with light_import():  # a program may load a model before anything else has imported TVM
+        from tvm.relax.frontend.onnx import onnx_frontend
 
     importlib.import_module("tilewright.frontend.onnx.converting")  # registers converters, which import this module
     plain_clip()
