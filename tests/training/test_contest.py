@@ -37,10 +37,10 @@ class Program:
         return [self.seconds[self.chosen.get(kernel, kernel)] for kernel in self.kernels]
 
 
-def hold(seconds: Mapping[str, float]) -> tuple[Contest, Program]:
+def hold(seconds: Mapping[str, float], expected: Mapping[str, float] | None = None) -> tuple[Contest, Program]:
     """A contest that is over, and its program."""
     program: Any = Program(seconds)
-    contest = Contest(program, VARIANTS)
+    contest = Contest(program, VARIANTS, expected)
     total = 0
     while not contest.over.is_set():
         contest.run([])
@@ -63,6 +63,15 @@ def test_slow_variants_make_one_step_long_at_most() -> None:
     assert max(spans) == 14.0  # a single one at a time
     assert spans.count(14.0) == 15  # and each once
     assert all(times[kernel] == [1.0] * 12 for kernel, times in contest.times.items())
+
+
+def test_variants_of_which_little_is_feared_run_together() -> None:
+    expected = {name: 1.5 for names in VARIANTS.values() for name in names[1:]}
+    contest, program = hold(SECONDS | dict.fromkeys(expected, 1.5), expected)
+    changed = [sum(run[kernel] != kernel for kernel in VARIANTS) for run in program.runs]
+    assert max(changed) == 5
+    assert len(changed) < len(hold(SECONDS)[1].runs)
+    assert all(sum(map(len, times.values())) == 12 for times in contest.times.values())
 
 
 def test_a_contest_can_be_cancelled() -> None:

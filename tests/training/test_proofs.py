@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from tests.models import runs  # noqa: E402
+from tilewright.executable.executable import load_executable  # noqa: E402
 from tilewright.executable.program import PlanProgram  # noqa: E402
 from tilewright.measure.isolated import IsolatedError  # noqa: E402
 from tilewright.training import proofs as proofs_module  # noqa: E402
@@ -66,7 +67,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Process:
 def begun(process: Process, tmp_path: Path) -> tuple[Proofs, LivePart]:
     """Proofs of which one waits for a step, and its part."""
     live = LivePart(process.part, "part")
-    proofs = Proofs(tmp_path, 2, process.ask, lambda order, why: order.part.leave(why))
+    proofs = Proofs(tmp_path, 2, process.ask, load_executable, lambda order, why: order.part.leave(why))
     order = Order(process.request, live)
     proofs.expect(order)
     assert not proofs.begin(order, process.prepared).is_set()

@@ -51,6 +51,15 @@ def test_memory_that_is_idle_is_given_back_before_more_is_allocated() -> None:
     assert storages.bytes == 2**22
 
 
+def test_memory_that_was_reserved_serves_all_tensors_at_once() -> None:
+    storages = Storages()
+    storages.reserve([LARGE] * 3)
+    assert storages.bytes == 3 * 2**20
+    kept = [storages.allocate(LARGE) for _ in range(3)]
+    assert len({tensor.data_ptr() for tensor in kept}) == 3
+    assert storages.bytes == 3 * 2**20
+
+
 def test_images_in_blocks_and_transposed_ones_lie_as_their_layouts_say() -> None:
     storages = Storages()
     blocks = Layout((2, 32, 64, 64), (131072, 4096, 64, 1), "float32", 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,37 @@ def test_slots_have_their_share_of_the_time_and_delay_no_step_by_half(
     assert pace.given == pytest.approx(sum(clock.slept))
     assert max(clock.slept) < 0.5
     assert pace.step_seconds == pytest.approx(1.0)
+
+
+def test_a_step_that_is_longer_has_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace = Pace()
+    pace.share = PREPARING
+    for number in range(40):
+        before = len(clock.slept)
+        pace.begin_step(1, full=number % 3 == 0)
+        clock.now += 1.0
+        assert number < 4 or (len(clock.slept) > before) is (number % 3 != 0)
+
+
+def test_another_thread_works_while_the_training_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace = Pace()
+    for _ in range(4):
+        pace.begin_step(1)
+        clock.now += 1.0
+    steps, seen = [0], list[int]()
+    thread = threading.Thread(target=pace.between_steps, args=(lambda: seen.append(steps[0]),))
+    thread.start()
+    time.sleep(0.1)
+    assert not seen
+    while thread.is_alive():
+        pace.begin_step(1)
+        steps[0] += 1
+        time.sleep(0.01)
+    assert len(seen) == 1
 
 
 class Process:
@@ -229,7 +261,8 @@ def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path
     live.counts.their_seconds.clear()  # whatever PyTorch takes, the contest is held
     (proposal,) = preparation.propose({"part": live.kernel_seconds})
     assert all(len(names) > 1 for names in proposal.variants.values())
-    contest = live.hold_contest(load_executable(proposal.out), proposal.variants)
+    assert all(proposal.expected[name] > 0.0 for names in proposal.variants.values() for name in names[1:])
+    contest = live.hold_contest(load_executable(proposal.out), proposal.variants, proposal.expected)
     assert contest is not None
     for call in range(10_000):
         torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)

@@ -34,7 +34,8 @@ class Library:
 
     Attributes:
         path: the file of the shared library. An archive of the object files that it was linked from lies beside it
-            (:func:`objects_beside`), unless it is a program of the virtual machine, or has further variants of kernels.
+            (:func:`objects_beside`), unless it is a program of the virtual machine, has further variants of kernels,
+            or is part of a training.
         plans: for each bucket, the calls of its kernels; none: it is a program of the virtual machine of Relax.
     """
 
@@ -103,7 +104,7 @@ class Kernels:
             write_runtime(runtime, triple)
         # Files that several processes have made may hold the same program.
         link([*dict.fromkeys(files.values()), runtime], out, repeated=True, triple=triple)
-        if not others:
+        if not others and self._objects.are_archived:
             try:
                 write_objects(tuple(dict.fromkeys(files.values())), objects_beside(out))
             except OSError as exc:

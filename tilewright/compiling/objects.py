@@ -49,7 +49,12 @@ class Objects:
     Args:
         folder: the directory for object files, which must exist as long as this object is used. It is made if needed.
         target: what they are compiled for.
+
+    Attributes:
+        are_archived: whether a library's object files are kept beside it, so that a C library can be linked from them.
     """
+
+    are_archived = True
 
     def __init__(self, folder: Path, target: Target) -> None:
         self._folder, self._target = folder, target
@@ -145,6 +150,8 @@ class SharedObjects(Objects):
         kept: the directory of object files that other processes have compiled, and where this one leaves its own; None:
             there is none. What cannot be read or written there is compiled again.
     """
+
+    are_archived = False
 
     def __init__(self, folder: Path, target: Target, kept: Path | None = None) -> None:
         super().__init__(folder, target)

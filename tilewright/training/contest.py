@@ -1,15 +1,15 @@
 """Times variants of kernels while real steps run: each run of a part computes with other variants.
 
 No step is lost to this, since a variant computes the same as the kernel that it replaces. A contest begins with a run
-of the kernels themselves. Then each variant runs once, a few in each run, so that no step takes long if they are slow.
-After that all of them are timed by turns.
+of the kernels themselves. Then each variant runs once, so many in each run that no step takes long. After that those
+that may win are timed by turns.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -21,10 +21,12 @@ __all__ = ["Contest"]
 _RUNS = 3
 #: A variant that took so many times as long as the kernel that it stands for is not run again. In its first run it
 #: meets cold caches, and may take longer.
-_HOPELESS, _HOPELESS_FIRST = 1.5, 4.0
-#: Variants that run for the first time stand for kernels of this share of a part's time, unless it is a single one. If
-#: they were ten times as slow, the part would take 1.45 times as long. (A choice.)
-_RISK = 0.05
+_HOPELESS, _HOPELESS_FIRST = 1.2, 1.5
+#: How many times as long as its kernel a variant may take in its first run if nothing is known of it. (A choice.)
+_UNKNOWN = 10.0
+#: Variants that run for the first time together make the part longer by at most this share of its time, unless it is a
+#: single one. No step may take more than 1.5 times as long as the others.
+_MOST_LONGER = 0.3
 
 
 class Contest:
@@ -33,6 +35,7 @@ class Contest:
     Args:
         program: of the part, whose library holds the variants.
         variants: by the name of a kernel, the names of its variants, itself first.
+        expected: by the name of a variant, how many times as long as its kernel it takes, roughly.
 
     Attributes:
         program: of the part.
@@ -40,8 +43,8 @@ class Contest:
         times: by the names of kernels and variants, the seconds of each run: the sum over all calls of the kernel.
     """
 
-    def __init__(self, program: PlanProgram, variants: Variants) -> None:
-        self.program, self._variants = program, variants
+    def __init__(self, program: PlanProgram, variants: Variants, expected: Mapping[str, float] | None = None) -> None:
+        self.program, self._variants, self._expected = program, variants, expected or {}
         self.over = threading.Event()
         self.times = {kernel: {name: list[float]() for name in names} for kernel, names in variants.items()}
         self._places = {k: [i for i, name in enumerate(program.kernels) if name == k] for k in variants}
@@ -83,6 +86,11 @@ class Contest:
             self.over.set()
         return taken
 
+    @property
+    def risky(self) -> bool:
+        """Whether the next run may take longer than the others, since variants run for the first time in it."""
+        return bool(self._untried)
+
     def cancel(self) -> None:
         """Let the next run be the last one."""
         self._cancelled = True
@@ -90,10 +98,12 @@ class Contest:
     def _pick_untried(self) -> dict[str, str]:
         """Variants that run for the first time now, by their kernels; none before the kernels themselves have run."""
         picked: dict[str, str] = {}
+        longer = 0.0
         for kernel, name in self._untried.copy() if self._usual else ():
-            risk = sum(self._usual[other] for other in (*picked, kernel))
-            if kernel not in picked and (not picked or risk <= _RISK * self._part):
+            more = max(0.0, self._expected.get(name, _UNKNOWN) - 1.0) * self._usual[kernel]
+            if kernel not in picked and (not picked or longer + more <= _MOST_LONGER * self._part):
                 picked[kernel] = name
+                longer += more
                 self._untried.remove((kernel, name))
         return picked
 

@@ -17,7 +17,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -152,24 +152,34 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             contest.over.set()
         _log.warning("%s stays with PyTorch: %s", self.name, reason)
 
-    def hold_contest(self, executable: Executable, variants: Variants) -> Contest | None:
+    def hold_contest(
+        self, executable: Executable, variants: Variants, expected: Mapping[str, float] | None = None
+    ) -> Contest | None:
         """Let the next runs time variants of kernels. None: our kernels do not run, or far too slowly.
 
         Args:
             executable: computes the same as the one that runs now, and holds the variants.
             variants: by the name of a kernel, the names of its variants, itself first.
+            expected: by the name of a variant, how many times as long as its kernel it takes, roughly.
         """
         program = executable.program
         with self._lock:
             if self.state != "running" or not isinstance(program, PlanProgram) or self._pace_of_ours() > _MOST_SLOWER:
                 return None
             self._executable, self._program = executable, program
-            self._contest = Contest(program, variants)
+            self._contest = Contest(program, variants, expected)
             return self._contest
 
     def profile_next(self) -> None:
         """Time each kernel in the next run, for ``kernels``. Otherwise that happens in every 16th run."""
         self._profile = True
+
+    @property
+    def is_longer(self) -> bool:
+        """Whether the next run takes longer than others: it copies, times variants, or is the first in our kernels."""
+        contest = self._contest
+        risky = contest is not None and contest.risky
+        return risky or bool(self._recordings) or self._accepted is not None
 
     @property
     def slower(self) -> bool:
@@ -321,6 +331,9 @@ def adopt(parts: Collection[LivePart]) -> None:
     with _changing:
         for part in parts:
             part._begin()
+    running = [part for part in parts if part.state == "running"]
+    if running:
+        running[0]._storages.reserve(layout for part in running for layout in part.outputs)
     if all(part.state in ("running", "left") for part in parts):
         return_free_pages()  # while a part runs in PyTorch, PyTorch would fault each of these pages in again
 

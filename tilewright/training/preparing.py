@@ -52,6 +52,7 @@ class _Part:
         out: the directory of its executable; None: it comes from the cache.
         version: how many were built.
         entered: the tasks whose variants are being timed, by ``Task.key``.
+        ratios: by the name of a variant, how many times as long as its kernel it took here.
     """
 
     network: Network
@@ -61,6 +62,7 @@ class _Part:
     out: Path | None = None
     version: int = 0
     entered: dict[str, Entered] = field(default_factory=dict)
+    ratios: dict[str, float] = field(default_factory=dict)
 
     @property
     def tasks(self) -> dict[str, KernelTask]:
@@ -194,11 +196,12 @@ class Preparation:
         Raises:
             TilewrightError: the part cannot be built.
         """
-        from tilewright.training.variants import choose_variants
+        from tilewright.training.variants import add_slow, choose_variants
         from tilewright.tuning.selection import Selection
 
         part = self._parts[key]
         entered, part.entered = part.entered, {}
+        times = add_slow(times, entered, part.ratios)
         chosen, measured = choose_variants(part.extraction, entered, times, self._proposer)
         self._store.add(measured)
         self._store.settle()
@@ -238,7 +241,6 @@ class Preparation:
     def _propose(self, key: str, part: _Part, times: Mapping[str, float]) -> Proposal | None:
         from tilewright.compiling.build import replace_kernels
         from tilewright.executable.executable import load_executable
-        from tilewright.executable.program import PlanProgram
         from tilewright.training.variants import Entered, keep_right
 
         if part.out is None:  # its executable comes from the cache
@@ -270,10 +272,8 @@ class Preparation:
             for use in part.extraction.uses
             if use.task.key in found
         }
-        program = load_executable(out).program
-        assert isinstance(program, PlanProgram)
-        right = keep_right(program, _make_inputs(part.network), part.entered)
-        return Proposal(key, out, right) if right else None
+        right, part.ratios = keep_right(load_executable(out), _make_inputs(part.network), part.entered)
+        return Proposal(key, out, right, part.ratios) if right else None
 
     def _tune(self, extraction: Extraction, seconds: float) -> tuple[Selection, int]:
         """The best schedule of each task, and how many candidates were measured for it."""

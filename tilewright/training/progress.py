@@ -63,8 +63,12 @@ class Progress:
         worker, pace = self._worker, self._worker.pace
         return SlotReport(pace.given, pace.slots, worker.trials, worker.generations, worker.ended)
 
-    def begin_step(self, graph: int) -> float:
+    def begin_step(self, graph: int, full: bool = False) -> float:
         """Note that a step begins with the graph of this number, and log a line if it is time for one.
+
+        Args:
+            graph: the number.
+            full: whether something makes this step longer, so that there should be no slot.
 
         Returns:
             the seconds of the last step that began with this graph, without slots; nan: not known.
@@ -72,7 +76,7 @@ class Progress:
         now = time.monotonic()
         if math.isnan(self._start):
             self._start, self._next = now, now + _EVERY
-        seconds = self._worker.pace.begin_step(graph)
+        seconds = self._worker.pace.begin_step(graph, full)
         self._note(seconds)
         if now >= self._next:
             self._next = now + _EVERY

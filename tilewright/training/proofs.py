@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tilewright.errors import TilewrightError
-from tilewright.executable.executable import Executable, load_executable
 from tilewright.measure.isolated import IsolatedError
-from tilewright.training.arena import find_arena
 from tilewright.training.live import MOST_UNSURE, accept
 from tilewright.training.proving import Claim, Piece, Verdict
 from tilewright.training.recording import Recording, plan_copies
 from tilewright.training.results import ProofReport
 
 if TYPE_CHECKING:
+    from tilewright.executable.executable import Executable
     from tilewright.training.orders import Prepared
     from tilewright.training.worker import Order
 
@@ -58,13 +57,19 @@ class Proofs:
         folder: for the copies.
         threads: on which kernels run.
         ask: calls a method of the process that compiles.
+        load: an executable that the process has built, by its directory.
         refuse: leaves a part to PyTorch, with the reason.
     """
 
     def __init__(
-        self, folder: Path, threads: int, ask: Callable[..., Any], refuse: Callable[[Order, str], None]
+        self,
+        folder: Path,
+        threads: int,
+        ask: Callable[..., Any],
+        load: Callable[[Path], Executable],
+        refuse: Callable[[Order, str], None],
     ) -> None:
-        self._folder, self._threads, self._ask, self._refuse = folder, threads, ask, refuse
+        self._folder, self._threads, self._ask, self._load, self._refuse = folder, threads, ask, load, refuse
         self._known: list[Order] = []
         self._open: list[Order] = []
         self._waiting: list[_Proof] = []
@@ -171,13 +176,9 @@ class Proofs:
                 return
             except OSError as error:
                 _log.info("%s is proven in a step: %s", order.part.name, error)
-                order.part.offer(self._load(proof.prepared))
+                order.part.offer(self._load(proof.prepared.out))
         elif verdict.right:
-            self._proven.append((order, self._load(proof.prepared)))
+            self._proven.append((order, self._load(proof.prepared.out)))
         else:
             self._refuse(order, f"its results differ from PyTorch's by {verdict.worst:.1e} of their largest number")
         self.end(order)
-
-    def _load(self, prepared: Prepared) -> Executable:
-        """An executable that the process has built."""
-        return load_executable(prepared.out, self._threads, find_arena())

@@ -207,7 +207,7 @@ class Session:
             return run(arguments)
         if graph.kind != "backward":
             parts = [part for each in self.graphs for part in each.parts]
-            seconds = graph.progress.begin_step(id(graph))
+            seconds = graph.progress.begin_step(id(graph), any(part.is_longer for part in parts))
             graph.course.note(seconds, graph.progress.slots.seconds, parts)
             adopt(parts)
         with graph.progress.run():

@@ -6,6 +6,9 @@ times as long, since the threads of a step wait for each other. So the other pro
 training sleeps between two steps now and then, for a small part of its time, and in such a *slot* the other one runs.
 
     step | step | slot | step | step | step | slot | ...
+
+Work of this process that would disturb a step is done between two steps, too: Python's lock is handed over only every
+5 ms, and the threads of a step wait for each other.
 """
 
 from __future__ import annotations
@@ -14,10 +17,11 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 __all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
 
@@ -39,6 +43,8 @@ _AWAY_SECONDS, _AWAY_STEPS = 2.0, 4.0
 #: Steps over which the usual length of a step is taken: the shorter one of both.
 _WINDOW, _RECENT = 32, 3
 
+_Result = TypeVar("_Result")
+
 
 class Stoppable(Protocol):
     """A process that can be stopped for a while."""
@@ -50,6 +56,19 @@ class Stoppable(Protocol):
     def resume(self) -> None:
         """Let it go on."""
         ...
+
+
+@dataclass
+class _Work:
+    """Work of another thread that waits for the end of a step.
+
+    Attributes:
+        begun: set when the training sleeps.
+        over: set when the work is done.
+    """
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 class Pace:
@@ -71,6 +90,7 @@ class Pace:
         self._began: dict[int, tuple[float, float]] = {}
         self._traced: set[int] = set()
         self._running = 0
+        self._work: _Work | None = None
         self._lengths: deque[float] = deque(maxlen=_WINDOW)
         self._lock, self._counting = threading.Lock(), threading.Lock()
 
@@ -82,11 +102,34 @@ class Pace:
         # Steps have just become shorter if our kernels have replaced PyTorch's.
         return min(median(self._lengths), median(list(self._lengths)[-_RECENT:]))
 
-    def begin_step(self, graph: int) -> float:
+    @property
+    def patience(self) -> float:
+        """The seconds in which a step comes if the training goes on."""
+        step = self.step_seconds
+        return _AWAY_SECONDS if math.isnan(step) else max(_AWAY_SECONDS, _AWAY_STEPS * step)
+
+    def between_steps(self, work: Callable[[], _Result]) -> _Result:
+        """Do something while the training sleeps, or at once if that has stopped by itself. Returns what it returns.
+
+        Args:
+            work: what to do, in this thread, which is not the one that trains. It takes less than half a step.
+        """
+        if math.isnan(self.step_seconds):  # PyTorch is tracing, or nothing trains
+            return work()
+        waiting = _Work()
+        self._work = waiting
+        try:
+            waiting.begun.wait(self.patience)
+            return work()
+        finally:
+            waiting.over.set()
+
+    def begin_step(self, graph: int, full: bool = False) -> float:
         """Note that a step begins, and sleep before it if a slot is due.
 
         Args:
             graph: the number of the graph that the step begins with.
+            full: whether something else makes this step longer. Then the slot comes later.
 
         Returns:
             the seconds since the last step began with this graph, without those that were given away; nan: none did,
@@ -98,11 +141,13 @@ class Pace:
             length = self._note(graph, time.monotonic())
             step = self.step_seconds
             if self.share <= 0.0 or math.isnan(step):
-                self._saved = 0.0
+                self._saved = min(0.0, self._saved)
                 self._let(True)
-            else:
+                self._await_work()
+            elif not full:
+                taken = self._await_work()
                 if self._saved >= _LEAST * step:
-                    self._give(min(self._saved, _MOST * step, _LONGEST_SLOT))
+                    self._give(min(self._saved, _MOST * step - taken, _LONGEST_SLOT))
                 self._let(self.share <= 0.0)
             self._last = time.monotonic()
             self._began[graph] = (self._last, self.given)
@@ -131,8 +176,7 @@ class Pace:
         """Let the process go on if the training has stopped by itself. Called every second or so."""
         if self._running:
             return
-        step = 0.0 if math.isnan(self.step_seconds) else self.step_seconds
-        if not time.monotonic() - self._last < max(_AWAY_SECONDS, _AWAY_STEPS * step):
+        if not time.monotonic() - self._last < self.patience:
             self._let(True)
 
     def _let(self, run: bool) -> None:
@@ -156,8 +200,24 @@ class Pace:
             self._saved += passed * share / (1.0 - share)
         return length
 
+    def _await_work(self) -> float:
+        """Sleep while another thread does what waits for that. Returns how many seconds that took."""
+        waiting, self._work = self._work, None
+        if waiting is None:
+            return 0.0
+        begin = time.monotonic()
+        self._let(True)
+        waiting.begun.set()
+        waiting.over.wait(_LONGEST_SLOT)
+        taken = time.monotonic() - begin
+        self._saved -= taken
+        self.given += taken
+        return taken
+
     def _give(self, seconds: float) -> None:
         """Sleep, as long as the other process has something to do."""
+        if seconds <= 0.0:
+            return
         begin = time.monotonic()
         self._let(True)
         while self.share > 0.0 and (left := begin + seconds - time.monotonic()) > 1e-6:

@@ -1,15 +1,18 @@
 """Memory for the results of parts, which is reused when nothing refers to it any more.
 
 The system hands out large tensors in fresh pages, and takes these back when the tensors die. Each page costs about a
-microsecond when it is first written: 0.1 s for the activations that ResNet-18 saves in a step at a batch of 16.
+microsecond when it is first written: 0.1 s for the activations that ResNet-18 saves in a step at a batch of 16. So
+memory is written when it is allocated, which happens before the first step in our kernels, and in pages of 2 MiB.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import sys
 import threading
 import weakref
+from collections.abc import Iterable
 
 import torch
 
@@ -21,6 +24,8 @@ __all__ = ["Storages", "find_storages", "return_free_pages"]
 _LEAST = 1 << 17
 #: How many times as large as a tensor the memory may be that is used for it.
 _SLACK = 1.25
+#: Linux's number of the advice to give pages as if they were written (since 5.14). Python has no name for it.
+_POPULATE_WRITE = 23
 
 
 class _Kept:
@@ -34,6 +39,7 @@ class _Kept:
 
     def __init__(self, size: int) -> None:
         self.storage = torch.UntypedStorage(size, device="cpu")
+        _populate(self.storage.data_ptr(), size)
         self.bytes = size
         self._idle = self._count()
 
@@ -78,6 +84,11 @@ class Storages:
             # The result is no view, and has a version of its own, so it is PyTorch's as any new tensor is.
             return made.set_(storage, 0, shape) if strides is None else made.set_(storage, 0, shape, strides)
 
+    def reserve(self, layouts: Iterable[Layout]) -> None:
+        """Have memory for tensors of these layouts, all at the same time, so that :meth:`allocate` takes no time."""
+        for _ in [self.allocate(layout) for layout in layouts]:
+            pass
+
     def _find(self, size: int) -> _Kept | None:
         """The smallest idle memory for ``size`` bytes; None if there is none."""
         fitting = (kept for kept in self._kept if size <= kept.bytes <= _SLACK * size and kept.is_idle())
@@ -102,6 +113,22 @@ def find_storages() -> Storages:
     return found
 
 
+def _populate(address: int, size: int) -> None:
+    """Have Linux give all pages of some memory now, and large ones if it has such. Other systems give them later."""
+    if _madvise is not None:
+        begin = address // mmap.PAGESIZE * mmap.PAGESIZE
+        _madvise(begin, address + size - begin, mmap.MADV_HUGEPAGE)
+        _madvise(begin, address + size - begin, _POPULATE_WRITE)
+
+
+def _find_madvise() -> ctypes._NamedFuncPointer | None:
+    if sys.platform != "linux" or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return None
+    function = ctypes.CDLL(None).madvise
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return function
+
+
 def return_free_pages() -> None:
     """Let the C library give back the pages of freed tensors, such as those of PyTorch's own run of a part.
 
@@ -112,6 +139,7 @@ def return_free_pages() -> None:
         trim(0)
 
 
+_madvise = _find_madvise()
 #: The memory of all parts, as long as there is one of them.
 _shared: weakref.WeakValueDictionary[str, Storages] = weakref.WeakValueDictionary()
 #: How many tensors and storages refer to memory. A version of PyTorch may lack it.

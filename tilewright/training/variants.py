@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilewright.errors import SpaceError
+from tilewright.executable.memory import allocate_aligned
 from tilewright.executable.program import PlanProgram
 from tilewright.measure.compare import relative_error
 from tilewright.measure.outcome import Measurement, Outcome, robust_seconds
@@ -22,13 +24,14 @@ from tilewright.tuning.in_place import Variant
 from tilewright.tuning.tuner import TaskTuner
 
 if TYPE_CHECKING:
+    from tilewright.executable.executable import Executable
     from tilewright.graph.tasks import Extraction, TaskUse
     from tilewright.methods.method import Method
     from tilewright.records.store import Store
     from tilewright.space.space import Configs, DesignSpace
     from tilewright.tuning.selection import Selection
 
-__all__ = ["Entered", "Proposer", "choose_variants", "keep_right"]
+__all__ = ["Entered", "Proposer", "add_slow", "choose_variants", "keep_right"]
 
 #: Kernels that take this share of a part's time at least take part in contests, those of so many tasks in each. With 24
 #: tasks, the first contest of MobileNetV3-large came after 45 s of slots. (Choices.)
@@ -41,6 +44,9 @@ _NOTEWORTHY = 0.02
 _LEAST_RUNS = 2
 #: The largest difference between results, relative to the largest number.
 _TOLERANCE = 1e-4
+#: A variant that takes so many times as long as its kernel in this process is left out. (A choice: the process has cold
+#: caches, and may be stopped while a kernel runs, but a good variant is faster than its kernel there, too.)
+_FAR_SLOWER = 2.0
 #: A part is run so often to find the variants that are wrong; those that are not found right by then are left out.
 _MOST_CHECKS = 12
 
@@ -152,17 +158,27 @@ class _Asked:
         return []
 
 
-def keep_right(program: PlanProgram, arrays: Sequence[Array], entered: Mapping[str, Entered]) -> dict[str, list[str]]:
-    """By the name of a kernel, the names of those variants that compute what it computes, itself first.
+def keep_right(
+    executable: Executable, arrays: Sequence[Array], entered: Mapping[str, Entered]
+) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """Run all variants, and leave out those that are wrong or far slower: they would make a step of the training long.
 
     Args:
-        program: whose library holds all variants.
+        executable: holds all variants, and computes on the memory of its caller.
         arrays: its inputs.
         entered: the tasks.
+
+    Returns:
+        by the name of a kernel, the names of those variants that are left, itself first; and by the name of each
+        variant that computes what its kernel computes, how many times as long it took.
     """
     names = {kernel: variants for entry in entered.values() for kernel, variants in entry.names.items()}
     found = {kernel: [variants[0]] for kernel, variants in names.items()}
-    wanted = program.run(arrays)
+    trial = _Trial(executable, arrays, list(names))
+    usual = trial.time({})
+    wanted = [result.copy() for result in trial.results]
+    ratios: dict[str, float] = {}
+    right: set[str] = set()
     waiting = [
         {kernel: variants[place] for kernel, variants in names.items() if place < len(variants)}
         for place in range(1, max(map(len, names.values()), default=0))
@@ -171,15 +187,88 @@ def keep_right(program: PlanProgram, arrays: Sequence[Array], entered: Mapping[s
         if not waiting:
             break
         layer = waiting.pop(0)
-        program.choose_kernels({kernel: kernel for kernel in names} | layer)
-        results = program.run(arrays)
-        if all(relative_error(result, right) <= _TOLERANCE for result, right in zip(results, wanted, strict=True)):
+        taken = trial.time(layer, usual)
+        for kernel, name in layer.items():
+            ratios[name] = min(ratios.get(name, math.inf), taken[kernel] / usual[kernel])
+        pairs = zip(trial.results, wanted, strict=True)
+        if all(relative_error(result, right) <= _TOLERANCE for result, right in pairs):
+            right |= set(layer.values())
             for kernel, name in layer.items():
-                found[kernel].append(name)
+                if ratios[name] <= _FAR_SLOWER:
+                    found[kernel].append(name)
         elif len(layer) > 1:
             items, half = list(layer.items()), len(layer) // 2
             waiting += [dict(items[:half]), dict(items[half:])]
-    return {kernel: variants for kernel, variants in found.items() if len(variants) > 1}
+    left = {kernel: variants for kernel, variants in found.items() if len(variants) > 1}
+    return left, {name: ratio for name, ratio in ratios.items() if name in right}
+
+
+class _Trial:
+    """Runs a part with variants of its kernels.
+
+    Args:
+        executable: of the part. It computes on the memory of its caller.
+        arrays: its inputs.
+        kernels: that have variants.
+
+    Attributes:
+        results: of the last run.
+    """
+
+    def __init__(self, executable: Executable, arrays: Sequence[Array], kernels: Sequence[str]) -> None:
+        program = executable.program
+        assert isinstance(program, PlanProgram)
+        self._program = program
+        self._inputs = [_align(array) for array in arrays]
+        self.results = [_align(np.zeros(spec.shape, spec.dtype)) for spec in executable.outputs]
+        self._places = {kernel: [i for i, name in enumerate(program.kernels) if name == kernel] for kernel in kernels}
+
+    def time(self, layer: Mapping[str, str], usual: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The seconds that kernels take, all calls of each together.
+
+        This process may be stopped while a kernel runs. So if one takes long, all run once more.
+
+        Args:
+            layer: variants that run in the place of kernels.
+            usual: what kernels take otherwise; None: all run twice.
+        """
+        self._program.choose_kernels({kernel: kernel for kernel in self._places} | dict(layer))
+        taken = self._run()
+        if usual is None or any(taken[kernel] > _FAR_SLOWER * seconds for kernel, seconds in usual.items()):
+            taken = {kernel: min(seconds, taken[kernel]) for kernel, seconds in self._run().items()}
+        return taken
+
+    def _run(self) -> dict[str, float]:
+        addresses = [array.ctypes.data for array in (*self._inputs, *self.results)]
+        taken = self._program.profile_in_place(addresses)
+        return {kernel: sum(taken[place] for place in places) for kernel, places in self._places.items()}
+
+
+def _align(array: Array) -> Array:
+    """A copy of an array that begins on a cache line."""
+    aligned: Array = allocate_aligned(array.nbytes).view(array.dtype).reshape(array.shape)
+    aligned[...] = array
+    return aligned
+
+
+def add_slow(
+    times: Mapping[str, Mapping[str, Sequence[float]]], entered: Mapping[str, Entered], ratios: Mapping[str, float]
+) -> dict[str, dict[str, Sequence[float]]]:
+    """The times of a contest, and a single one for each variant that was left out because it is slow.
+
+    Args:
+        times: by the names of kernels and their variants, the seconds of each run.
+        entered: the tasks.
+        ratios: by the name of a variant, how many times as long as its kernel it takes.
+    """
+    found = {kernel: dict(runs) for kernel, runs in times.items()}
+    for entry in entered.values():
+        for kernel, names in entry.names.items():
+            own = min(found.get(kernel, {}).get(names[0], ()), default=math.nan)
+            for name in names[1:] if own > 0 else ():
+                if name in ratios and not found[kernel].get(name):
+                    found[kernel][name] = (ratios[name] * own,)
+    return found
 
 
 def choose_variants(

@@ -19,10 +19,11 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tilewright.errors import TilewrightError
 from tilewright.executable.executable import Executable, load_executable
@@ -47,10 +48,10 @@ _PATIENCE = 1800.0
 _LONGEST_CONTEST, _LOOK = 600.0, 0.05
 #: Seconds between two looks at whether the training goes on.
 _WATCH = 1.0
-#: Seconds and steps that other work waits for a step in which something is copied or timed. (A choice.)
-_WAIT_SECONDS, _WAIT_STEPS = 2.0, 4.0
 #: A process that died is replaced so often. (A choice.)
 _MOST_DEATHS = 3
+
+_Result = TypeVar("_Result")
 
 _log = logging.getLogger("tilewright.training")
 #: The workers of this process. Models that are compiled with the same options share one.
@@ -97,7 +98,7 @@ class Worker:
         #: Where the process builds. The lock says to others that this process needs it.
         self._folder, self._lock = make_folder()
         self._orders: dict[str, Order] = {}
-        self._proofs = Proofs(self._folder, threads, self._ask, self._refuse)
+        self._proofs = Proofs(self._folder, threads, self._ask, self._load, self._refuse)
         self._deaths = 0
         self._end = self._changed = -math.inf
         self.trials = 0
@@ -166,7 +167,13 @@ class Worker:
 
     def _load(self, out: Path) -> Executable:
         """An executable that the process has built."""
-        return load_executable(out, self._threads, find_arena())
+        return self._between_steps(partial(load_executable, out, self._threads, find_arena()))
+
+    def _between_steps(self, work: Callable[[], _Result]) -> _Result:
+        """Do something that would disturb a step."""
+        if threading.current_thread() is not self._thread:  # the one that trains, between two steps
+            return work()
+        return self.pace.between_steps(work)
 
     def close(self) -> None:
         """End the process, and start none any more. What was built is removed."""
@@ -207,12 +214,6 @@ class Worker:
             self._set_share(PREPARING)
             self._proofs.settle()
             self._changed = time.monotonic()
-
-    @property
-    def _patience(self) -> float:
-        """The seconds in which a step comes if the training goes on."""
-        step = self.pace.step_seconds
-        return _WAIT_SECONDS if math.isnan(step) else max(_WAIT_SECONDS, _WAIT_STEPS * step)
 
     def _collect(self) -> None:
         """Note all orders that wait."""
@@ -257,7 +258,7 @@ class Worker:
     def _begin_proof(self, order: Order, prepared: Prepared) -> None:
         """Have an executable proven when a step has copied what that needs, and wait for the step for a while."""
         try:
-            over = self._proofs.begin(order, prepared)
+            over = self._between_steps(partial(self._proofs.begin, order, prepared))
         except (OSError, ValueError) as error:
             _log.info("%s is proven in a step: %s", order.part.name, error)
             self._offer(order, prepared)
@@ -265,7 +266,7 @@ class Worker:
             return
         if not self._next:  # the process has nothing to do until then
             self._set_share(0.0)
-        over.wait(self._patience)
+        over.wait(self.pace.patience)
 
     def _announce(self, first: Order) -> None:
         """Tell the process of all parts that wait for kernels, of which this is the first one."""
@@ -296,7 +297,7 @@ class Worker:
         if len(times) < len(tunable):  # the first steps in our kernels are still to come
             self._set_share(0.0)
             time.sleep(_LOOK)
-            if not times or time.monotonic() < self._changed + self._patience:
+            if not times or time.monotonic() < self._changed + self.pace.patience:
                 return
         self._set_share(TUNING)
         proposals = self._ask("propose", times, seconds=left)
@@ -318,7 +319,8 @@ class Worker:
 
     def _hold(self, proposal: Proposal) -> Contest | None:
         """Let the training time the variants of a part."""
-        return self._orders[proposal.key].part.hold_contest(self._load(proposal.out), proposal.variants)
+        part = self._orders[proposal.key].part
+        return part.hold_contest(self._load(proposal.out), proposal.variants, proposal.expected)
 
     def _await(self, contests: Sequence[Contest]) -> None:
         """Wait until the training has timed all variants. It may have stopped, or the budget may be spent."""
