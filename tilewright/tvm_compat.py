@@ -25,6 +25,7 @@ __all__ = [
     "keep_interrupts",
     "keep_nan",
     "lean_kernels",
+    "light_errors",
     "light_import",
     "light_tensor_intrinsics",
     "load_object",
@@ -104,6 +105,15 @@ def spin_briefly() -> None:
     spinning at all costs 20 us per region. An explicit ``TVM_THREAD_POOL_SPIN_COUNT`` of the user's wins.
     """
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
+
+
+def light_errors() -> None:
+    """Let TVM's errors have no stack of C++ functions. Call before TVM is imported. A variable of the user's wins.
+
+    TVM 0.27 (tvm-ffi 0.1.14): the first error reads the symbols of all libraries, 0.5 s, and schedules raise errors as
+    a matter of course.
+    """
+    os.environ.setdefault("TVM_TRACEBACK_LIMIT", "0")
 
 
 @contextmanager

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from tilewright.errors import TilewrightError
-from tilewright.methods.registry import METHODS
 from tilewright.records.address import is_url
 from tilewright.tuning.budget import Budget
 from tilewright.tvm_compat import usable_cores
@@ -54,7 +53,11 @@ class Options:
             if not isinstance(self.records, str) or not self.records:
                 raise _refusal("records", "the path of a file, or a URL", self.records)
             is_url(self.records)
-        for name, choices in (("mode", get_args(Mode)), ("method", METHODS), ("precision", _PRECISIONS)):
+        for name, choices in (
+            ("mode", get_args(Mode)),
+            ("method", _find_methods(self.method)),
+            ("precision", _PRECISIONS),
+        ):
             value = getattr(self, name)
             if not isinstance(value, str) or value not in choices:
                 raise _refusal(name, f"one of {', '.join(choices)}", value)
@@ -86,6 +89,15 @@ class Options:
     def seconds(self) -> float:
         """The budget in seconds."""
         return Budget.parse(self.budget).seconds or 0.0
+
+
+def _find_methods(name: object) -> Collection[str]:
+    """The names of methods that this one may be. Most users name none, and need not wait for the imports of all."""
+    if name == "default":
+        return ("default",)
+    from tilewright.methods.registry import METHODS
+
+    return METHODS
 
 
 def _refusal(name: str, rule: str, value: object) -> TilewrightError:

@@ -113,7 +113,7 @@ class Preparation:
 
         with contextlib.suppress(Exception):  # what is wrong is said of a part, when there is one
             a = torch.zeros(8, 8)
-            module = make_fx(lambda x, w: (torch.relu(x @ w),), tracing_mode="fake")(a, a)
+            module = make_fx(lambda x, w: (torch.relu(x @ w),))(a, a)
             self.learn(Request("warm", pickle.dumps(module), (Layout.of(a), Layout.of(a)), (Layout.of(a),)))
             part = self._parts[""]
             part.kernels.library(part.selection.functions, self._folder / "warm.so")
@@ -328,9 +328,17 @@ def make_preparation(options: Options, folder: Path) -> Preparation:
     """A :class:`Preparation`, and this process made ready for it: all that it will need is imported now."""
     import gc
 
-    from tilewright.tvm_compat import light_import, light_tensor_intrinsics, set_threads, unchecked_schedules
+    from tilewright.training.light_torch import leave_out_dynamo
+    from tilewright.tvm_compat import (
+        light_errors,
+        light_import,
+        light_tensor_intrinsics,
+        set_threads,
+        unchecked_schedules,
+    )
 
     set_threads()
+    light_errors()
     with light_import():
         import tilewright.compiling.build
         import tilewright.frontend.load
@@ -341,6 +349,7 @@ def make_preparation(options: Options, folder: Path) -> Preparation:
         os.nice(_NICE)
     light_tensor_intrinsics()
     unchecked_schedules()
+    leave_out_dynamo()
     made = Preparation(options, folder)
     made.warm_up()
     # Graphs and programs are many objects with few cycles: looking for these took 7 % of the time.

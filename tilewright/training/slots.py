@@ -25,11 +25,15 @@ from typing import Protocol, TypeVar
 
 __all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
 
-#: The shares of time that the training gives away: until each part has kernels, and while better ones are compiled. The
-#: first makes a step half as long again; without it kernels that save a third of each step would come minutes later.
-PREPARING, TUNING = 1 / 3, 0.05
-#: The length of a slot, as a multiple of a step. No step may take more than 1.5 times as long as the others.
+#: The shares of time that the training gives away: until each part has kernels, and while better ones are compiled. All
+#: that compiling takes is lost whatever the share is, and kernels that save a third of each step come the sooner the
+#: larger it is. So the first is large: it makes steps three times as long. (With 1/3, MobileNetV3's kernels came after
+#: more than a minute.)
+PREPARING, TUNING = 2 / 3, 0.05
+#: The length of a slot, as a multiple of a step. No step may take more than 1.5 times as long as those around it.
 _MOST = 0.48
+#: Slots become longer if steps with them take at most this multiple of the median of so many steps before.
+_LONGER, _BEFORE = 1.45, 8
 #: Seconds of a slot, at most.
 _LONGEST_SLOT = 3.0
 #: A slot ends so many seconds after nobody needs it any more.
@@ -85,13 +89,14 @@ class Pace:
         self.process: Stoppable | None = None
         self.share = self.given = 0.0
         self.slots = 0
-        self._saved = 0.0
+        self._saved = self._slept = 0.0
         self._last = math.nan
         self._began: dict[int, tuple[float, float]] = {}
         self._traced: set[int] = set()
         self._running = 0
         self._work: _Work | None = None
         self._lengths: deque[float] = deque(maxlen=_WINDOW)
+        self._wholes: deque[float] = deque(maxlen=_BEFORE)
         self._lock, self._counting = threading.Lock(), threading.Lock()
 
     @property
@@ -139,7 +144,7 @@ class Pace:
             return math.nan
         try:
             length = self._note(graph, time.monotonic())
-            step = self.step_seconds
+            step, before = self.step_seconds, self.given
             if self.share <= 0.0 or math.isnan(step):
                 self._saved = min(0.0, self._saved)
                 self._let(True)
@@ -147,8 +152,9 @@ class Pace:
             elif not full:
                 taken = self._await_work()
                 if self._saved >= _LEAST * step:
-                    self._give(min(self._saved, _MOST * step - taken, _LONGEST_SLOT))
+                    self._give(min(self._saved, self._find_most(step) - taken, _LONGEST_SLOT))
                 self._let(self.share <= 0.0)
+            self._slept = self.given - before
             self._last = time.monotonic()
             self._began[graph] = (self._last, self.given)
             return length
@@ -185,6 +191,16 @@ class Pace:
         if process is not None:
             (process.resume if run else process.pause)()
 
+    def _find_most(self, step: float) -> float:
+        """The longest slot before a step, in seconds. Where many are given, they become longer step by step.
+
+        Args:
+            step: the seconds of a step without it.
+        """
+        wanted = self.share / (1.0 - self.share) * step
+        allowed = _LONGER * median(self._wholes) - step if self._wholes else 0.0
+        return max(_MOST * step, min(wanted, allowed))
+
     def _note(self, graph: int, now: float) -> float:
         """Take the time of a step into account."""
         length, share = math.nan, self.share
@@ -194,6 +210,7 @@ class Pace:
                 length = now - began - (self.given - given)
                 if length < _LONGEST_STEP:
                     self._lengths.append(length)
+                    self._wholes.append(length + self._slept)
             self._traced.add(graph)
         passed = now - self._last
         if passed < _LONGEST_STEP:  # of the time with slots, they are to be this share

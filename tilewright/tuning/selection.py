@@ -15,11 +15,12 @@ from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
 from tilewright.space.guard import guard_space
 from tilewright.space.space import DesignSpace
-from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.verify.kernels_check import KernelCheck, check_kernels
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
+
+    from tilewright.tuning.scheduler import NetworkTuner
 
 __all__ = ["Selection", "check_selection", "select_best", "select_recorded"]
 
