@@ -19,22 +19,21 @@ def leave_out_dynamo() -> None:
     PyTorch 2.13: tracing a function with ``make_fx`` needs settings of both, and Dynamo's way to leave a function out
     of what it compiles. Importing them for that takes a second of one core. Their modules can be imported as before,
     but this process cannot call ``torch.compile`` any more. If one was imported before, both stay. With a version of
-    PyTorch that needs more to trace a function, both are imported.
+    PyTorch that needs more to trace a function, both are imported when it does.
     """
-    import torch
-
     if {"torch._dynamo", "torch._inductor"} & sys.modules.keys():
         return
     try:
-        import torch._higher_order_ops.triton_kernel_wrap  # Dynamo imports it, and tracing needs it
-
+        # Dynamo imports it, and tracing needs it.
+        importlib.import_module("torch._higher_order_ops.triton_kernel_wrap")
         _stand_in("torch._inductor")
         _stand_in("torch._dynamo").__dict__["disable"] = _disable
         _trace()
     except Exception:  # whatever is missing there
-        for name in ("torch._dynamo", "torch._inductor"):
-            sys.modules.pop(name, None)
-        importlib.import_module("torch._dynamo")
+        for name in [name for name in sys.modules if name.startswith(("torch._dynamo", "torch._inductor"))]:
+            del sys.modules[name]
+        for name in ("_dynamo", "_inductor"):
+            sys.modules["torch"].__dict__.pop(name, None)
 
 
 def _trace() -> None:

@@ -219,17 +219,20 @@ class Pace:
 
     def _await_work(self) -> float:
         """Sleep while another thread does what waits for that. Returns how many seconds that took."""
+        begin = time.monotonic()
+        if not self._let_work():
+            return 0.0
+        return self._count(begin)
+
+    def _let_work(self) -> bool:
+        """Wait for what another thread does while the training sleeps. Returns whether there was something."""
         waiting, self._work = self._work, None
         if waiting is None:
-            return 0.0
-        begin = time.monotonic()
+            return False
         self._let(True)
         waiting.begun.set()
         waiting.over.wait(_LONGEST_SLOT)
-        taken = time.monotonic() - begin
-        self._saved -= taken
-        self.given += taken
-        return taken
+        return True
 
     def _give(self, seconds: float) -> None:
         """Sleep, as long as the other process has something to do."""
@@ -238,8 +241,14 @@ class Pace:
         begin = time.monotonic()
         self._let(True)
         while self.share > 0.0 and (left := begin + seconds - time.monotonic()) > 1e-6:
-            time.sleep(min(left, _LOOK))
-        taken = time.monotonic() - begin
-        self._saved = max(0.0, self._saved - taken)
-        self.given += taken
+            if not self._let_work():
+                time.sleep(min(left, _LOOK))
+        self._count(begin)
         self.slots += 1
+
+    def _count(self, begin: float) -> float:
+        """Count the seconds since a moment as given away. Returns them."""
+        taken = time.monotonic() - begin
+        self._saved -= taken
+        self.given += taken
+        return taken
