@@ -116,6 +116,14 @@ class Kernels:
         if all(part.plan is not None for part in self._extraction.parts):
             self._objects.begin(self._gather(functions, ())[0])
 
+    def begin_some(self, functions: Mapping[str, tirx.PrimFunc]) -> None:
+        """Begin to compile some functions, by ``Task.key``, while it is not known what others there will be."""
+        for bucket, part in enumerate(self._extraction.parts):
+            if part.plan is not None:
+                self._objects.begin(
+                    {self._objects.symbol(k, f): f for k, f in self._programs(functions, bucket).items()}
+                )
+
     def _gather(
         self, functions: Mapping[str, tirx.PrimFunc], others: Sequence[Mapping[str, tirx.PrimFunc]]
     ) -> tuple[dict[str, tirx.PrimFunc], list[Plan]]:

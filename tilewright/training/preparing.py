@@ -123,8 +123,13 @@ class Preparation:
         """Name the parts that will come, in their order. One processor imports them while another compiles."""
         self._announced |= {request.key: request for request in requests}
 
-    def learn(self, request: Request) -> None:
-        """Import a part and find its tasks, so that variants of them can be proposed. Raises as the stages do."""
+    def learn(self, request: Request, begin: bool = False) -> None:
+        """Import a part and find its tasks, so that variants of them can be proposed. Raises as the stages do.
+
+        Args:
+            request: the part.
+            begin: whether to begin to compile its kernels, and not to wait for them.
+        """
         from tilewright.compiling.kernels import Kernels
         from tilewright.frontend.load import load_part
         from tilewright.graph.tasks import extract
@@ -137,7 +142,10 @@ class Preparation:
         if algorithms:
             extraction = extraction.with_algorithms(algorithms)
         kernels = Kernels(extraction, self._folder, self._objects)
-        self._parts[request.key] = _Part(network, extraction, kernels, select_recorded(extraction, self._store))
+        selection = select_recorded(extraction, self._store, begin=kernels.begin_some if begin else None)
+        self._parts[request.key] = _Part(network, extraction, kernels, selection)
+        if begin:
+            kernels.begin(selection.functions)
 
     def prepare(self, request: Request) -> Prepared:
         """Import, tune and build a part, and run its executable once.
@@ -161,14 +169,14 @@ class Preparation:
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)
         return Prepared(request.key, part.out, tasks, tuned, trials, False, self._notes.take(), part.tasks)
 
+    def begin(self, request: Request) -> None:
+        """Learn a part, and begin to compile its kernels. Raises as :meth:`learn` does."""
+        self._begin(request)
+
     def _begin(self, request: Request) -> _Part:
-        """Learn a part, and begin to compile its kernels."""
         self._announced.pop(request.key, None)
         if request.key not in self._parts:
-            self.learn(request)
-            part = self._parts[request.key]
-            if self._options.mode != "now":
-                part.kernels.begin(part.selection.functions)
+            self.learn(request, self._options.mode != "now")
         return self._parts[request.key]
 
     def propose(self, times: Mapping[str, Mapping[str, float]]) -> list[Proposal]:

@@ -271,9 +271,11 @@ class Worker:
     def _announce(self, first: Order) -> None:
         """Tell the process of all parts that wait for kernels, of which this is the first one."""
         with contextlib.suppress(TilewrightError):  # the next call fails as well
-            self._ask("announce", [])  # other graphs are made while the process starts
-            self._collect()
-            self._ask("announce", [order.request for order in (first, *self._next) if order.spent is None])
+            # PyTorch makes other graphs while the process starts, and while it imports the first part.
+            for method, arguments in (("announce", ([],)), ("begin", (first.request,))):
+                self._ask(method, *arguments)
+                self._collect()
+                self._ask("announce", [order.request for order in (first, *self._next) if order.spent is None])
 
     def _is_done(self) -> bool:
         return self.ended or not self._orders or self._options.mode != "background"

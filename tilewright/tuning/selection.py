@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tilewright.tuning.scheduler import NetworkTuner
 
 __all__ = ["Selection", "check_selection", "select_best", "select_recorded"]
+
+#: Functions that are compiled while others are scheduled. (A choice: fewer would make more object files.)
+_ENOUGH = 64
 
 
 @dataclass(frozen=True)
@@ -47,19 +50,25 @@ class Selection:
         return replace(self, configs=self.configs | dict.fromkeys(keys))
 
 
-def select_recorded(extraction: Extracted, store: Store, target: str = "") -> Selection:
+def select_recorded(
+    extraction: Extracted, store: Store, target: str = "", begin: Callable[[Mapping[str, PrimFunc]], None] | None = None
+) -> Selection:
     """The best schedule on record of each task, or its default: what the network runs with before it is tuned.
 
     Args:
         extraction: the network.
         store: earlier measurements.
         target: the key of the target that the records are of; empty: the extraction's own.
+        begin: is called with some functions, by ``Task.key``, whenever there are enough of them to compile.
 
     Raises:
         RecordsError: the store cannot be read.
     """
-    found = Selection()
+    found, begun = Selection(), 0
     for use in extraction.uses:
+        if begin is not None and len(found.functions) - begun >= _ENOUGH:
+            begin(dict(list(found.functions.items())[begun:]))
+            begun = len(found.functions)
         key = use.task.key
         try:
             space = make_space(use.task, extraction.target)
