@@ -14,7 +14,7 @@ from tests.kernels import call_kernel, compile_kernel
 from tests.targets import lane_target, require
 from tilewright.graph.quantised.weight_formats import to_pairs
 from tilewright.graph.tasks import task_of
-from tilewright.ops.contraction.dot_products import find_dot_product, pairs_fit
+from tilewright.ops.contraction.dot_products import find_dot_product, multiplies_signed, pairs_fit
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -30,6 +30,8 @@ from tilewright.target import Target
         ("llvm:skylake-avx512:x86_64-linux-gnu", 16, "vpmaddwd"),
         ("llvm:haswell:x86_64-linux-gnu", 8, "vpmaddwd"),
         ("llvm:x86-64-v2:x86_64-linux-gnu", 4, "vpmaddwd"),
+        ("llvm:neoverse-v1:aarch64-linux-gnu", 4, "usdot"),
+        ("llvm:cortex-a76:aarch64-linux-gnu", 4, "sdot"),
     ],
 )
 def test_each_target_has_its_instruction(text: str, lanes: int, name: str) -> None:
@@ -81,8 +83,25 @@ def test_the_first_pairs_beyond_the_range_do_not_fit(weights: list[list[int]]) -
     assert not pairs_fit(np.asarray(weights, np.int8))
 
 
-def test_arm_has_plain_code() -> None:
-    assert find_dot_product(Target.parse("llvm:cortex-a76:aarch64-linux-gnu"), 4) is None
+def test_arm_without_dot_products_has_plain_code() -> None:
+    target = Target.parse("llvm:cortex-a53:aarch64-linux-gnu")
+    assert find_dot_product(target, 4) is None
+    assert not multiplies_signed(target)
+
+
+def test_shifted_data_take_one_instruction_where_they_are_wanted() -> None:
+    import tvm
+
+    target = Target.parse("llvm:cortex-a76:aarch64-linux-gnu")
+    assert multiplies_signed(target)
+    counts = []
+    for shifted in (False, True):
+        space = make_space(task_of("dense", byte_dense(4, (2, 8, 4, 4), 8, shifted=shifted), (1,)), target)
+        code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+        counts.append(code.count("\tsdot\t"))
+    assert counts[0] > counts[1] == 4 * 2 * 8
+    assert not multiplies_signed(Target.parse("llvm:neoverse-v1:aarch64-linux-gnu"))
+    assert not multiplies_signed(Target.parse("llvm:cascadelake:x86_64-linux-gnu"))
 
 
 def convolve(data: NDArray[Any], weight: NDArray[Any], stride: int, pad: int, zero: int) -> NDArray[np.int32]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
-from tilewright.ops.contraction.dot_products import FITS, QUAD
+from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, SHIFTED
 from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ KIND, ROLES = "contraction", "tilewright.contraction"
 _NIBBLES = ("rc", "kw", "ri")
 #: The names of the blocks that add and multiply, that pad the data, and that pack the right operand of a product.
 BLOCK, PAD, PACK = "contraction", "pad", "pack"
-#: The name of the block that pads, if all that it does may be to make bytes int16.
+#: The name of the block that pads, if all that it does may be to make bytes int16, or float32 bfloat16.
 WIDEN = "pad_words"
 
 
@@ -76,12 +76,15 @@ class Form:
         rows: whether rows of pixels have an axis of their own.
         padded: whether a block in the function pads the data, or packs the right operand.
         depthwise: whether the data have the lane axis, too. They are then multiplied vector by vector.
-        together: how many inputs an instruction multiplies together: four bytes (a quad) or two int16 (a pair), which
-            are one element here, or 1. The block's last iterator, over the parts of a quad or pair, is no axis.
+        together: how many inputs an instruction multiplies together: four bytes (a quad), or two int16 or bfloat16
+            numbers (a pair), which are one element here, or 1. The block's last iterator, over the parts of a quad or
+            pair, is no axis.
         nibbles: whether the weights are words of eight levels, whose scales are further operands. Then ``rc`` are
             blocks with one scale, ``kw`` the words of a block, and ``ri`` the levels of a word, and scales are in no
             access: they are a small share of the weights. Or such words become numbers in the block that packs.
         fits: whether no two products of a quad exceed int16 together, whatever the data.
+        shifted: whether the data are bytes minus 128.
+        halves: whether pairs are of bfloat16 numbers, whose bits are in uint16.
     """
 
     iterators: tuple[str, ...]
@@ -95,6 +98,8 @@ class Form:
     together: int = 1
     nibbles: bool = False
     fits: bool = False
+    shifted: bool = False
+    halves: bool = False
 
     @property
     def unpacks(self) -> bool:
@@ -194,6 +199,8 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         together,
         nibbles,
         fits=FITS in stmt.annotations,
+        shifted=SHIFTED in stmt.annotations,
+        halves=together == PAIR and any(str(r.source.ty.dtype) == "uint16" for r in stmt.reads),
     )
 
 
@@ -277,11 +284,11 @@ def _named(name: str, access: Access) -> Access:
 def _in_groups(access: Access, count: int) -> Access:
     """The access to bytes as one to quads: A[..., 4 * ri + q] --> A[..., ri], W[..., ri, l, q] --> W[..., ri, l].
 
-    Pairs of int16 are alike.
+    Pairs of int16 or bfloat16 numbers are alike.
     """
     steps = [(axis, step) for axis, step in access.steps if axis != "q"]
     if access.itemsize * count != QUAD or ("q", 1) not in access.steps or any(step % count for _, step in steps):
-        raise FormError("a quad of bytes or pair of int16 lies side by side, and none begins inside of another")
+        raise FormError("a quad of bytes or pair of 16 bits lies side by side, and none begins inside of another")
     dims = []
     for dim in access.dims:
         inside = ("q", 1) in dim

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD
+from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, SHIFT, SHIFTED
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
 from tilewright.ops.contraction.form import BLOCK, WIDEN, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
@@ -27,8 +27,13 @@ __all__ = ["byte_conv2d", "byte_dense", "byte_depthwise_conv2d", "pad_with"]
 _WEIGHTS = {QUAD: "int8", PAIR: "int16"}
 
 
-def _mark(roles: str, fits: bool) -> dict[str, str]:
-    return mark_roles(roles) | ({FITS: "yes"} if fits else {})
+def _mark(roles: str, fits: bool, shifted: bool) -> dict[str, str]:
+    return mark_roles(roles) | ({FITS: "yes"} if fits else {}) | ({SHIFTED: "yes"} if shifted else {})
+
+
+def _integer(byte: Expr, shifted: bool) -> Expr:
+    """A byte of the data as int32, minus 128 if data are shifted."""
+    return byte.astype("int32") - SHIFT if shifted else byte.astype("int32")
 
 
 def _widen(data: Tensor, together: int) -> Tensor:
@@ -49,6 +54,7 @@ def byte_conv2d(
     dilation: tuple[int, int],
     zero: int,
     fits: bool = False,
+    shifted: bool = False,
 ) -> PrimFunc:
     """Convolution of NCHW[cb]c bytes with packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
 
@@ -62,6 +68,7 @@ def byte_conv2d(
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
         fits: whether the weights fit (``pairs_fit``).
+        shifted: whether 128 is subtracted from the data before they are multiplied. Weights are in quads.
     """
     from tvm import te
 
@@ -77,14 +84,15 @@ def byte_conv2d(
     c = te.compute(
         (n, oo, rows, cols, x),
         lambda b, o, i, j, v: te.sum(
-            src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri * together + rq].astype(
-                "int32"
+            _integer(
+                src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri * together + rq],
+                shifted,
             )
             * w[o, rc, ry, rx, ri, v, rq].astype("int32"),
             axis=[rc, ry, rx, ri, rq],
         ),
         name=BLOCK,
-        attrs=_mark("boppl/rrrrq", fits),
+        attrs=_mark("boppl/rrrrq", fits, shifted),
     )
     return make_function([a, w, c], FUSABLE)
 
@@ -99,6 +107,7 @@ def byte_depthwise_conv2d(
     dilation: tuple[int, int],
     zero: int,
     fits: bool = False,
+    shifted: bool = False,
 ) -> PrimFunc:
     """Convolution of every channel of bytes by itself. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
 
@@ -114,6 +123,7 @@ def byte_depthwise_conv2d(
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
         fits: whether the weights fit (``pairs_fit``).
+        shifted: whether 128 is subtracted from the data before they are multiplied. Weights are in quads.
     """
     from tvm import te
 
@@ -131,20 +141,20 @@ def byte_depthwise_conv2d(
     c = te.compute(
         (n, oo, rows, cols, x),
         lambda b, o, i, j, v: te.sum(
-            src[b, o, i * stride[0] + ry * dilation[0], j * stride[1] + (rx * QUAD + rq) * dilation[1], v].astype(
-                "int32"
+            _integer(
+                src[b, o, i * stride[0] + ry * dilation[0], j * stride[1] + (rx * QUAD + rq) * dilation[1], v], shifted
             )
             * w[o, ry, rx, v, rq].astype("int32"),
             axis=[ry, rx, rq],
         ),
         name=BLOCK,
-        attrs=_mark("boppl/rrq", fits),
+        attrs=_mark("boppl/rrq", fits, shifted),
     )
     return make_function([a, w, c], FUSABLE)
 
 
 @lru_cache(KEPT)
-def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = False) -> PrimFunc:
+def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = False, shifted: bool = False) -> PrimFunc:
     """``(m, k)`` bytes times packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums ``(m, N)``).
 
     With weights in pairs, these are int16, and data are widened to int16 before they are multiplied.
@@ -154,6 +164,7 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = Fa
         weight: shape ``(ceil(N/x), k/4, x, 4)``, or in pairs ``(ceil(N/x), k/2, x, 2)``.
         outputs: N. The output leaves out the columns of the last block beyond N.
         fits: whether the weights fit (``pairs_fit``).
+        shifted: whether 128 is subtracted from the data before they are multiplied. Weights are in quads.
     """
     from tvm import te
 
@@ -164,9 +175,11 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = Fa
     src = _widen(a, together)
     c = te.compute(
         (rows, oo, x),
-        lambda m, o, v: te.sum(src[m, k * together + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]),
+        lambda m, o, v: te.sum(
+            _integer(src[m, k * together + q], shifted) * w[o, k, v, q].astype("int32"), axis=[k, q]
+        ),
         name=BLOCK,
-        attrs=_mark("pol/rq", fits),
+        attrs=_mark("pol/rq", fits, shifted),
     )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return make_function([a, w, y], FUSABLE)
