@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import ShapeError
-from tilewright.ops.contraction.dot_products import SHIFT
 from tilewright.ops.mark import Mark, take_mark
 from tilewright.task import WEIGHTS, Task
 
@@ -128,7 +127,7 @@ def _countable(function: PrimFunc) -> PrimFunc:
     TVM counts no ``let``, so ``let t = a in b`` --> ``a + b``, which has the operations of a count once. Numbers that
     are made of bits, as weights of 4 bits are, count nothing: ``reinterpret(bits) * scale - shift`` --> ``scale``.
     How often a number is made is not what the network computes, but a choice of its program. So nothing is counted of
-    bytes that are shifted, ``int32(byte) - 128`` --> ``int32(byte)``, and of numbers that are rounded to bfloat16.
+    numbers that are rounded to bfloat16.
     """
     from tvm import ir, tirx
     from tvm_ffi import structural_map
@@ -142,8 +141,6 @@ def _countable(function: PrimFunc) -> PrimFunc:
         return node.value.astype(node.body.ty.dtype) + node.body
 
     def plain(node: Sub) -> Expr:
-        if isinstance(node.a, tirx.Cast) and isinstance(node.b, tirx.IntImm) and node.b.value == SHIFT:
-            return node.a
         if not isinstance(node.a, tirx.Mul) or not of_bits(node.a.a):
             return node
         scale = node.a.b

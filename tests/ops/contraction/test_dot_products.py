@@ -175,7 +175,8 @@ def test_depthwise_sums_are_exact_in_every_program(
         assert np.array_equal(result.numpy(), wanted)
 
 
-def test_a_machine_without_an_instruction_computes_the_same() -> None:
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_machine_without_an_instruction_computes_the_same(shifted: bool) -> None:
     from tvm import runtime
 
     target = lane_target(4)
@@ -184,11 +185,11 @@ def test_a_machine_without_an_instruction_computes_the_same() -> None:
 
     plain = dataclasses.replace(target, without=("sse4.1", "sse4.2"))
     assert find_dot_product(plain, 4) is None
-    function = byte_dense(3, (3, 4, 4, 4), 10)
+    function = byte_dense(3, (3, 4, 4, 4), 10, shifted=shifted)
     space = make_space(task_of("dense", function, (1,)), plain)
     rng = np.random.default_rng(0)
     data, weight = rng.integers(0, 256, (3, 16)).astype(np.uint8), rng.integers(-128, 128, (3, 4, 4, 4)).astype(np.int8)
     result = runtime.tensor(np.zeros((3, 10), np.int32))
     compile_kernel(space.schedule(space.default()).mod, plain)(runtime.tensor(data), runtime.tensor(weight), result)
     matrix = weight.transpose(1, 3, 0, 2).reshape(16, 12)[:, :10].astype(np.int32)
-    assert np.array_equal(result.numpy(), data.astype(np.int32) @ matrix)
+    assert np.array_equal(result.numpy(), (data.astype(np.int32) - 128 * shifted) @ matrix)

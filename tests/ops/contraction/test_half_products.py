@@ -102,7 +102,7 @@ def _lacks(lanes: int) -> bool:
 
 
 @pytest.mark.parametrize("lanes", LANES, ids=lambda lanes: f"{lanes} lanes")
-@pytest.mark.parametrize(("kernel", "stride", "pad", "last"), [(3, 1, 1, False), (1, 1, 0, True), (3, 2, 1, True)])
+@pytest.mark.parametrize(("kernel", "stride", "pad", "last"), [(3, 2, 1, False), (1, 1, 0, True)])
 def test_convolutions_are_right_in_every_program(lanes: int, kernel: int, stride: int, pad: int, last: bool) -> None:
     from tvm import runtime
 

@@ -12,8 +12,8 @@ Which instruction does this is a property of the target: ``vpdpbusd`` (AVX512-VN
 bytes that are widened to pairs of int16, which is exact as well; on Arm ``usdot`` (i8mm), otherwise ``sdot`` (dotprod).
 All other targets run plain code, which is what the function of the task says.
 
-``sdot`` multiplies signed by signed bytes, so that data are shifted by 128. Functions whose block has the annotation
-``SHIFTED`` multiply shifted data themselves, and what follows them adds the rest. For others each step adds it:
+``sdot`` multiplies signed by signed bytes, so that data are shifted by 128. Functions may have shifted data, and leave
+the rest to what follows them. For others each step adds it:
 
     A * W = (A - 128) * W + 128 * W
     -->
@@ -55,7 +55,6 @@ __all__ = [
     "PAIR",
     "QUAD",
     "SHIFT",
-    "SHIFTED",
     "DotProduct",
     "add_quads",
     "find_dot_product",
@@ -71,8 +70,8 @@ QUAD = 4
 PAIR = 2
 #: The annotation of blocks whose weights are proved to fit: see ``pairs_fit``.
 FITS = "tilewright.pairs_fit"
-#: The annotation of blocks whose data are unsigned bytes minus ``SHIFT``, which makes them signed.
-SHIFTED, SHIFT = "tilewright.shifted", 128
+#: Unsigned bytes minus this are signed ones.
+SHIFT = 128
 #: The largest sum of two weights' sizes for which two products with bytes fit int16: 128 * 255 <= 32767.
 _LARGEST = 128
 #: The even bytes of a quad.
@@ -94,7 +93,7 @@ class DotProduct:
         name: of the instruction.
         lanes: the sums of a vector: int32, or float32 of products of bfloat16 numbers.
         together: 4 for quads of bytes, 2 for pairs of int16 or of bfloat16 numbers.
-        shifted: whether the data are the bytes minus 128.
+        shifted: whether the data are bytes minus 128, as int8.
     """
 
     name: str
@@ -136,7 +135,7 @@ class DotProduct:
 
         sums = block.writes[0]
         operands = [region for region in block.reads if not region.source.same_as(sums.source)]
-        if self.together == QUAD:
+        if self.together == QUAD:  # shifted data come first, as the expression reads them
             operands.sort(key=lambda region: str(region.source.ty.dtype) != "uint8")
         else:  # both are int16, and the weights have the lanes besides
             operands.sort(key=_extent)
@@ -205,10 +204,10 @@ class DotProduct:
             return tirx.Broadcast(tirx.const(value, "int32"), self.lanes)
 
         kind = f"int8x{self.lanes * QUAD}"
-        data = tirx.reinterpret(kind, quads ^ constant(_SIGNS))
-        if not self.shifted:
-            sums = sums + (self._call(constant(0), tirx.reinterpret(kind, constant(_ONES)), weights) << constant(7))
-        return self._call(sums, data, weights)
+        if self.shifted:
+            return self._call(sums, tirx.reinterpret(kind, quads), weights)
+        rest = self._call(constant(0), tirx.reinterpret(kind, constant(_ONES)), weights) << constant(7)
+        return self._call(sums + rest, tirx.reinterpret(kind, quads ^ constant(_SIGNS)), weights)
 
     def _vpmaddubsw(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
         """Two products of bytes make an int16, which is exact for weights that fit. Two of these make an int32."""
@@ -253,7 +252,7 @@ def find_dot_product(
         lanes: of the vectors.
         together: the products that one sum gets at once: 4 of bytes, 2 of int16, or 1, for which there is none.
         fits: whether no two products exceed int16 together (:func:`pairs_fit`).
-        shifted: whether the data are bytes minus 128.
+        shifted: whether the data are bytes minus 128, as int8.
     """
     able = {QUAD: {"vpdpbusd", "vpmaddwd", "usdot", "sdot"}, PAIR: {"vpmaddwd"}}.get(together, set())
     able |= {"vpmaddubsw"} if fits and together == QUAD else set()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
-from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, SHIFTED
+from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD
 from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Form:
             blocks with one scale, ``kw`` the words of a block, and ``ri`` the levels of a word, and scales are in no
             access: they are a small share of the weights. Or such words become numbers in the block that packs.
         fits: whether no two products of a quad exceed int16 together, whatever the data.
-        shifted: whether the data are bytes minus 128.
+        shifted: whether the data are bytes minus 128, as int8.
         halves: whether pairs are of bfloat16 numbers, whose bits are in uint16.
     """
 
@@ -165,6 +165,7 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     reads = [
         _access(region, names, extents) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)
     ]
+    dtypes = {str(region.source.ty.dtype) for region in stmt.reads}
     depthwise = "rc" not in iterators and "ri" not in iterators
     nibbles = iterators[spatial:] == _NIBBLES
     data, weights = _find_operands(reads, depthwise, nibbles)
@@ -199,8 +200,8 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         together,
         nibbles,
         fits=FITS in stmt.annotations,
-        shifted=SHIFTED in stmt.annotations,
-        halves=together == PAIR and any(str(r.source.ty.dtype) == "uint16" for r in stmt.reads),
+        shifted=together == QUAD and "uint8" not in dtypes,
+        halves=together == PAIR and "uint16" in dtypes,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, SHIFT, SHIFTED
+from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, SHIFT
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
 from tilewright.ops.contraction.form import BLOCK, WIDEN, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
@@ -27,13 +27,23 @@ __all__ = ["byte_conv2d", "byte_dense", "byte_depthwise_conv2d", "pad_with"]
 _WEIGHTS = {QUAD: "int8", PAIR: "int16"}
 
 
-def _mark(roles: str, fits: bool, shifted: bool) -> dict[str, str]:
-    return mark_roles(roles) | ({FITS: "yes"} if fits else {}) | ({SHIFTED: "yes"} if shifted else {})
+def _mark(roles: str, fits: bool) -> dict[str, str]:
+    return mark_roles(roles) | ({FITS: "yes"} if fits else {})
 
 
-def _integer(byte: Expr, shifted: bool) -> Expr:
-    """A byte of the data as int32, minus 128 if data are shifted."""
-    return byte.astype("int32") - SHIFT if shifted else byte.astype("int32")
+def _pad(data: Tensor, padding: tuple[int, int, int, int], zero: int, shifted: bool) -> Tensor:
+    """The data with a margin of ``zero``; if they are shifted, minus 128, as int8."""
+    if not shifted:
+        return pad_pixels(data, padding, zero)
+    return pad_pixels(_shift(data, "signed" if any(padding) else WIDEN), padding, zero - SHIFT)
+
+
+def _shift(data: Tensor, name: str) -> Tensor:
+    """Unsigned bytes minus 128, as int8: their highest bit is the other one."""
+    from tvm import te, tirx
+
+    highest = tirx.const(SHIFT, "uint8")
+    return te.compute(data.shape, lambda *at: tirx.reinterpret("int8", data(*at) ^ highest), name=name)
 
 
 def _widen(data: Tensor, together: int) -> Tensor:
@@ -68,7 +78,7 @@ def byte_conv2d(
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
         fits: whether the weights fit (``pairs_fit``).
-        shifted: whether 128 is subtracted from the data before they are multiplied. Weights are in quads.
+        shifted: whether 128 is subtracted from the data, so that they are signed. Weights are in quads.
     """
     from tvm import te
 
@@ -76,7 +86,7 @@ def byte_conv2d(
     oo, _, kh, kw, groups, x, together = weight
     a = te.placeholder(data, "uint8", name="data")
     w = te.placeholder(weight, _WEIGHTS[together], name="weight")
-    src = _widen(pad_pixels(a, padding, zero), together)
+    src = _widen(_pad(a, padding, zero, shifted), together)
     rows, cols = count_outputs(src, (kh, kw), stride, dilation)
     rc, ry = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, kh), "ry")
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, groups), "ri")
@@ -84,15 +94,14 @@ def byte_conv2d(
     c = te.compute(
         (n, oo, rows, cols, x),
         lambda b, o, i, j, v: te.sum(
-            _integer(
-                src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri * together + rq],
-                shifted,
+            src[b, rc, i * stride[0] + ry * dilation[0], j * stride[1] + rx * dilation[1], ri * together + rq].astype(
+                "int32"
             )
             * w[o, rc, ry, rx, ri, v, rq].astype("int32"),
             axis=[rc, ry, rx, ri, rq],
         ),
         name=BLOCK,
-        attrs=_mark("boppl/rrrrq", fits, shifted),
+        attrs=_mark("boppl/rrrrq", fits),
     )
     return make_function([a, w, c], FUSABLE)
 
@@ -123,7 +132,7 @@ def byte_depthwise_conv2d(
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
         fits: whether the weights fit (``pairs_fit``).
-        shifted: whether 128 is subtracted from the data before they are multiplied. Weights are in quads.
+        shifted: whether 128 is subtracted from the data, so that they are signed. Weights are in quads.
     """
     from tvm import te
 
@@ -134,21 +143,21 @@ def byte_depthwise_conv2d(
     w = te.placeholder(weight, "int8", name="weight")
     cols = (left + width + right - dilation[1] * (columns - 1) - 1) // stride[1] + 1
     reach = (cols - 1) * stride[1] + (QUAD * quads - 1) * dilation[1] + 1
-    src = pad_pixels(a, (top, left, bottom, max(right, reach - left - width)), zero)
+    src = _pad(a, (top, left, bottom, max(right, reach - left - width)), zero, shifted)
     rows, _ = count_outputs(src, (kh, columns), stride, dilation)
     ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, quads), "rx")
     rq = te.reduce_axis((0, QUAD), "rq")
     c = te.compute(
         (n, oo, rows, cols, x),
         lambda b, o, i, j, v: te.sum(
-            _integer(
-                src[b, o, i * stride[0] + ry * dilation[0], j * stride[1] + (rx * QUAD + rq) * dilation[1], v], shifted
+            src[b, o, i * stride[0] + ry * dilation[0], j * stride[1] + (rx * QUAD + rq) * dilation[1], v].astype(
+                "int32"
             )
             * w[o, ry, rx, v, rq].astype("int32"),
             axis=[ry, rx, rq],
         ),
         name=BLOCK,
-        attrs=_mark("boppl/rrq", fits, shifted),
+        attrs=_mark("boppl/rrq", fits),
     )
     return make_function([a, w, c], FUSABLE)
 
@@ -164,7 +173,7 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = Fa
         weight: shape ``(ceil(N/x), k/4, x, 4)``, or in pairs ``(ceil(N/x), k/2, x, 2)``.
         outputs: N. The output leaves out the columns of the last block beyond N.
         fits: whether the weights fit (``pairs_fit``).
-        shifted: whether 128 is subtracted from the data before they are multiplied. Weights are in quads.
+        shifted: whether 128 is subtracted from the data, so that they are signed. Weights are in quads.
     """
     from tvm import te
 
@@ -172,14 +181,12 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = Fa
     a = te.placeholder((rows, groups * together), "uint8", name="data")
     w = te.placeholder(weight, _WEIGHTS[together], name="weight")
     k, q = te.reduce_axis((0, groups), "k"), te.reduce_axis((0, together), "q")
-    src = _widen(a, together)
+    src = _shift(a, WIDEN) if shifted else _widen(a, together)
     c = te.compute(
         (rows, oo, x),
-        lambda m, o, v: te.sum(
-            _integer(src[m, k * together + q], shifted) * w[o, k, v, q].astype("int32"), axis=[k, q]
-        ),
+        lambda m, o, v: te.sum(src[m, k * together + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]),
         name=BLOCK,
-        attrs=_mark("pol/rq", fits, shifted),
+        attrs=_mark("pol/rq", fits),
     )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return make_function([a, w, y], FUSABLE)
