@@ -16,7 +16,7 @@ from tests.models import read
 from tests.ops.contraction.test_dot_products import convolve
 from tests.ops.contraction.test_half_products import widen
 from tilewright.graph.tasks import extract, task_of
-from tilewright.ops.contraction.dot_products import find_dot_product, find_half_product
+from tilewright.ops.contraction.dot_products import Operands, find_dot_product, find_half_product
 from tilewright.ops.contraction.halves import half_dense, round_to_halves
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 from tilewright.ops.registry import make_space
@@ -60,19 +60,20 @@ def test_sums_of_bytes_are_exact(mcpu: str, cpu: str, name: str, tmp_path: Path)
     assert (dot and dot.name) == name
     kernels = Kernels(target)
     rng = kernels.rng
-    for shifted in (False, True):
-        minus = 128 if shifted else 0
+    kinds: tuple[Operands, ...] = ("any", "shifted")
+    for operands in kinds:
+        minus = 128 if operands == "shifted" else 0
         data = rng.choice([0, 1, 127, 128, 254, 255], (3, 16)).astype(np.uint8)
         weight = rng.choice([-128, -127, 0, 127], (3, 4, 4, 4)).astype(np.int8)
         matrix = weight.transpose(1, 3, 0, 2).reshape(16, 12)[:, :10].astype(np.int32)
-        function = byte_dense(3, weight.shape, 10, shifted=shifted)
+        function = byte_dense(3, weight.shape, 10, operands=operands)
         kernels.add(function, data, weight, (data.astype(np.int32) - minus) @ matrix)
 
         image = rng.choice([0, 1, 127, 128, 254, 255], (1, 2, 9, 13, 8)).astype(np.uint8)
         weight = rng.choice([-128, -127, 0, 127], (2, 2, 3, 3, 2, 4, 4)).astype(np.int8)
         ones = np.full_like(image, minus)
         sums = convolve(image, weight, 1, 1, 200) - convolve(ones, weight, 1, 1, minus)
-        function = byte_conv2d(image.shape, weight.shape, (1, 1), (1,) * 4, (1, 1), 200, shifted=shifted)
+        function = byte_conv2d(image.shape, weight.shape, (1, 1), (1,) * 4, (1, 1), 200, operands=operands)
         kernels.add(function, image, weight, sums)
 
         pixels = rng.choice([0, 1, 127, 128, 254, 255], (1, 2, 6, 7, 4)).astype(np.uint8)
@@ -81,7 +82,7 @@ def test_sums_of_bytes_are_exact(mcpu: str, cpu: str, name: str, tmp_path: Path)
         windows = np.lib.stride_tricks.sliding_window_view(pixels.astype(np.int32) - minus, 4, 3)
         sums = np.einsum("ncivjk,cvk->ncijv", windows.transpose(0, 1, 2, 4, 3, 5), numbers[:, :, 0].astype(np.int32))
         function = byte_depthwise_conv2d(
-            pixels.shape, weight.shape, 4, (1, 1), (0, 0, 0, 0), (1, 1), zero=0, shifted=shifted
+            pixels.shape, weight.shape, 4, (1, 1), (0, 0, 0, 0), (1, 1), zero=0, operands=operands
         )
         kernels.add(function, pixels, weight, sums.astype(np.int32))
     prefix, outputs = export_kernels(kernels.functions, target, tmp_path)

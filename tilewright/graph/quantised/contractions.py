@@ -145,10 +145,10 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         packed, stride = sample_pixels(walk, packed, stride), (1, 1)
     shape = shape_of(call)
     n, _, h, w = shape
-    recipe, fits = choose_format(walk, recipe, n * h * w)
+    recipe, operands = choose_format(walk, recipe, n * h * w)
     zero_around = zero if any(padding) else 0
     window = (stride, padding, dilation)
-    function = byte_conv2d(shape_of(packed), recipe.shape, *window, zero_around, fits, walk.signed)
+    function = byte_conv2d(shape_of(packed), recipe.shape, *window, zero_around, operands)
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
     columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
@@ -190,9 +190,9 @@ def _depthwise_conv2d(
     stride, padding, dilation = read_window(call.attrs)
     if computed is not None and any(padding):
         packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
-    recipe, fits = choose_format(walk, recipe, 0)
+    recipe, operands = choose_format(walk, recipe, 0)
     window = (stride, padding, dilation)
-    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, *window, zero, fits, walk.signed)
+    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, *window, zero, operands)
     shape = shape_of(call)
     n, _, h, w = shape
     arguments = [packed, walk.add_weight(recipe)]
@@ -224,8 +224,8 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     rows = math.prod(source.shape) // depth
     columns = kernel if n % x == 0 else kernel.take(1, padded_order(n, x))
     recipe = columns.reshape((depth // QUAD, QUAD, -(-n // x), x)).transpose((2, 0, 3, 1))
-    recipe, fits = choose_format(walk, recipe, rows)
-    function = byte_dense(rows, recipe.shape, n, fits, walk.signed)
+    recipe, operands = choose_format(walk, recipe, rows)
+    function = byte_dense(rows, recipe.shape, n, operands)
     result = walk.call(
         function, [walk.reshape(source.base, (rows, depth)), walk.add_weight(recipe)], (rows, n), "byte_dense", "int32"
     )

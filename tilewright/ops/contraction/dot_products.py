@@ -37,7 +37,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,7 @@ __all__ = [
     "QUAD",
     "SHIFT",
     "DotProduct",
+    "Operands",
     "add_quads",
     "find_dot_product",
     "find_half_product",
@@ -64,6 +65,9 @@ __all__ = [
     "pairs_fit",
 ]
 
+#: What is known of unsigned data and signed weights: nothing; no two products exceed int16 together (``pairs_fit``); or
+#: data are shifted, so that they are signed.
+Operands: TypeAlias = Literal["any", "fitting", "shifted"]
 #: The bytes that one instruction adds to a sum.
 QUAD = 4
 #: The int16 that one instruction adds to a sum.
@@ -242,20 +246,18 @@ class DotProduct:
         return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", LLVM_NAMES[self.name, self.lanes], *arguments)
 
 
-def find_dot_product(
-    target: Target, lanes: int, together: int = QUAD, fits: bool = False, shifted: bool = False
-) -> DotProduct | None:
+def find_dot_product(target: Target, lanes: int, together: int = QUAD, operands: Operands = "any") -> DotProduct | None:
     """The best instruction of the target for vectors of ``lanes`` sums of bytes or int16; None if it has none.
 
     Args:
         target: the machine.
         lanes: of the vectors.
         together: the products that one sum gets at once: 4 of bytes, 2 of int16, or 1, for which there is none.
-        fits: whether no two products exceed int16 together (:func:`pairs_fit`).
-        shifted: whether the data are bytes minus 128, as int8.
+        operands: what is known of bytes.
     """
+    shifted = operands == "shifted"
     able = {QUAD: {"vpdpbusd", "vpmaddwd", "usdot", "sdot"}, PAIR: {"vpmaddwd"}}.get(together, set())
-    able |= {"vpmaddubsw"} if fits and together == QUAD else set()
+    able |= {"vpmaddubsw"} if operands == "fitting" and together == QUAD else set()
     name = find_instruction(target, lanes, {"sdot"} if shifted else able)
     return None if name is None else DotProduct(name, lanes, together, shifted)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
-from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD
+from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, Operands
 from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ class Form:
         nibbles: whether the weights are words of eight levels, whose scales are further operands. Then ``rc`` are
             blocks with one scale, ``kw`` the words of a block, and ``ri`` the levels of a word, and scales are in no
             access: they are a small share of the weights. Or such words become numbers in the block that packs.
-        fits: whether no two products of a quad exceed int16 together, whatever the data.
-        shifted: whether the data are bytes minus 128, as int8.
+        operands: what is known of the bytes of quads.
         halves: whether pairs are of bfloat16 numbers, whose bits are in uint16.
     """
 
@@ -97,8 +96,7 @@ class Form:
     depthwise: bool = False
     together: int = 1
     nibbles: bool = False
-    fits: bool = False
-    shifted: bool = False
+    operands: Operands = "any"
     halves: bool = False
 
     @property
@@ -168,10 +166,7 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     dtypes = {str(region.source.ty.dtype) for region in stmt.reads}
     depthwise = "rc" not in iterators and "ri" not in iterators
     nibbles = iterators[spatial:] == _NIBBLES
-    data, weights = _find_operands(reads, depthwise, nibbles)
-    if quads:
-        data = _beside_quads(data) if depthwise else _in_groups(data, together)
-        weights = _in_groups(weights, together)
+    data, weights = _find_operands(reads, depthwise, nibbles, together)
     accesses = [_named("A", data), _named("W", weights), _named("C", _access(stmt.writes[0], names, extents))]
     del extents["q"]
     pad = find_pad(schedule, block)
@@ -199,21 +194,30 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         depthwise,
         together,
         nibbles,
-        fits=FITS in stmt.annotations,
-        shifted=together == QUAD and "uint8" not in dtypes,
+        operands=_find_kind(FITS in stmt.annotations, dtypes),
         halves=together == PAIR and "uint16" in dtypes,
     )
 
 
-def _find_operands(reads: list[Access], depthwise: bool, nibbles: bool) -> tuple[Access, Access]:
-    """The data and the weights among what a contraction reads."""
+def _find_kind(fits: bool, dtypes: set[str]) -> Operands:
+    """What is known of the bytes that a contraction reads."""
+    if fits:
+        return "fitting"
+    return "shifted" if "int8" in dtypes and "uint8" not in dtypes else "any"
+
+
+def _find_operands(reads: list[Access], depthwise: bool, nibbles: bool, together: int) -> tuple[Access, Access]:
+    """The data and the weights among what a contraction reads, with quads and pairs as their elements."""
     weights = reads[1:] if depthwise else [a for a in reads if "l" in dict(a.steps)]
     data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
     if nibbles:  # the scales, and perhaps zero points, follow the words
         weights = [a for a in weights if "kw" in dict(a.steps)]
     if len(weights) != 1 or len(data) != 1:
         raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
-    return data[0], weights[0]
+    if together == 1:
+        return data[0], weights[0]
+    grouped = _beside_quads(data[0]) if depthwise else _in_groups(data[0], together)
+    return grouped, _in_groups(weights[0], together)
 
 
 def _axes_of(roles: str) -> tuple[str, ...]:

@@ -314,7 +314,7 @@ class ContractionSpace:
         form, lanes = self._form, self._form.extents["l"]
         if form.halves:
             return find_half_product(self.target, lanes)
-        return find_dot_product(self.target, lanes, form.together, form.fits, form.shifted)
+        return find_dot_product(self.target, lanes, form.together, form.operands)
 
     @cached_property
     def _is_product(self) -> bool:
