@@ -17,8 +17,10 @@ from onnx import helper, numpy_helper
 from bench import _models, _small_networks
 from bench._modern import fetch
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
+from tilewright.ops.contraction.dot_products import find_half_product
 from tilewright.processor import cache_sizes
-from tilewright.quantising.rounding import round_here
+from tilewright.quantising.rounding import mark_products, round_here
+from tilewright.target import Target
 from tilewright.tensor import Array
 
 __all__ = ["NETWORKS", "PRECISIONS", "write_models"]
@@ -28,20 +30,22 @@ PRECISIONS = {
     "static": "quantised to int8, QDQ, per channel",
     "reduced": "the same, with weights of 7 bits",
     "dynamic": "int8, with scales of activations that are computed at run time",
-    "bf16": "weights of products of few rows are rounded to bfloat16",
+    "bf16": "products of bfloat16 numbers, where the target has an instruction for them; or weights of products of few "
+    "rows are rounded to bfloat16",
     "int4": "weights of products have 4 bits, in blocks of 32 inputs, without zero points",
 }
 #: How many random inputs a network is calibrated with.
 _CALIBRATED = 4
 
 
-def write_models(name: str, folder: Path, ways: Sequence[str]) -> dict[str, Path]:
+def write_models(name: str, folder: Path, ways: Sequence[str], target: str = "native") -> dict[str, Path]:
     """Write a network in float32, with its batch norms folded, and in other precisions.
 
     Args:
         name: of one of ``NETWORKS``, or an ONNX file.
         folder: the directory for the files.
         ways: keys of ``PRECISIONS``.
+        target: what Tilewright compiles for, as text.
 
     Returns:
         the file in float32, and one for each way, by the name of the precision: ``float32``, ``int8``, ``bf16``, and
@@ -53,7 +57,11 @@ def write_models(name: str, folder: Path, ways: Sequence[str]) -> dict[str, Path
     files = {"float32": plain}
     for way in ways:
         out = folder / f"{Path(name).stem}-{way}.onnx"
-        if _WRITERS[way](plain, out):
+        machine = Target.parse(target)
+        if way == "bf16" and find_half_product(machine, machine.lanes):
+            mark_products(plain, out)
+            files[way] = out
+        elif _WRITERS[way](plain, out):
             files[_precision(way, ways)] = out
     return files
 

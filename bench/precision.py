@@ -6,6 +6,7 @@ Each network is tuned in each precision, with ``--budget`` each; ``--budget 0`` 
 runtimes take turns. ``rows`` of the JSON file have for each model, runtime and precision: ``median_ms``; ``ratio``, the
 time divided by that of Tilewright in float32, with its interval; and ``error``, the difference of the outputs from
 those of Tilewright in float32 on one random input, relative to their norm. Models in the JSON file are not run again.
+``peaks`` are the operations per second that all cores reach on registers in each precision.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ from tilewright.cli.text import table
 from tilewright.compare import peers
 from tilewright.frontend.load import load
 from tilewright.measure.compare import compare, latency
+from tilewright.measure.limits import measure_limits
 from tilewright.measure.peers import Entrant, Peer, Runnable, race
 from tilewright.processor import model_name
+from tilewright.target import Target
 from tilewright.tvm_compat import wanted_threads
 
 __all__ = ["make_rows"]
@@ -62,13 +65,14 @@ def main() -> None:
         parser.error(f"--how is one or more of {', '.join(PRECISIONS)}, not {arguments.how!r}")
     done: dict[str, Any] = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     rows: list[dict[str, Any]] = done.get("rows", [])
+    peaks = _measure_peaks(arguments.target)
     for name in arguments.models.split(","):
         if any(row["model"] == name for row in rows):
             continue
         against = [other for other in arguments.against.split(",") if other]
         rows += _compare(name, _Tuning(arguments.budget, arguments.target), against, arguments.blocks, ways)
         date = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        done = {"rows": rows, "budget": arguments.budget, "machine": model_name(), "date": date}
+        done = {"rows": rows, "budget": arguments.budget, "machine": model_name(), "date": date, "peaks": peaks}
         write_json(arguments.json, done)
     head = ["model", "runtime", "precision", "median ms", "of own float32", "error"]
     shown = [
@@ -78,6 +82,14 @@ def main() -> None:
     ]
     print(table(head, shown))
     print(f"medians; {done['machine']}, {wanted_threads()} threads, {done['date'][:10]}")
+    print("peaks, GOP/s: " + ", ".join(f"{name} {1e-9 * rate:,.0f}" for name, rate in peaks.items() if rate))
+
+
+def _measure_peaks(text: str) -> dict[str, float | None]:
+    """Operations per second on registers in each precision, of all cores; None: there is no instruction for it."""
+    target = Target.parse(text)
+    limits = measure_limits(target.cores, target.features)
+    return {"float32": limits.peak, "int8": limits.dot, "bf16": limits.half_dot}
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ class _Tuning:
 def _compare(name: str, tuning: _Tuning, against: list[str], blocks: int, ways: list[str]) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix="tilewright-bench-") as text:
         folder = Path(text)
-        models = write_models(name, folder, ways)
+        models = write_models(name, folder, ways, tuning.target)
         entrants = []
         for precision, path in models.items():
             _tune(path, folder / precision, tuning, folder)

@@ -30,6 +30,7 @@ from tilewright.tensor import TensorSpec
 
 __all__ = [
     "ARM",
+    "TRIPLE",
     "arm_target",
     "compile_foreign",
     "export_foreign",
@@ -144,10 +145,12 @@ def export_kernels(functions: Mapping[str, Any], target: Target, folder: Path) -
     return folder / "c", ends[1]
 
 
-def run_network(outputs: Sequence[TensorSpec], prefix: Path, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
-    """The outputs of the library ``net`` in a directory, by its own example."""
+def run_network(
+    outputs: Sequence[TensorSpec], prefix: Path, inputs: Sequence[NDArray[Any]], cpu: str = "cortex-a76"
+) -> list[NDArray[Any]]:
+    """The outputs of the library ``net`` in a directory, by its own example, on a processor that QEMU knows."""
     program = compile_foreign(prefix / "share/doc/net/example.c", prefix, prefix / "example")
-    done = run_foreign(program, b"".join(np.ascontiguousarray(x).tobytes() for x in inputs))
+    done = run_foreign(program, b"".join(np.ascontiguousarray(x).tobytes() for x in inputs), cpu)
     assert done.returncode == 0, done.stderr
     found, at = [], 0
     for spec in outputs:

@@ -118,6 +118,25 @@ def test_without_a_compiler_for_the_target(tmp_path: Path, monkeypatch: pytest.M
     assert "pip install 'tilewright[cross]'" in refuse(tmp_path, model, "--target", ARM)
 
 
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("llvm:sapphirerapids:x86_64-linux-gnu", "multiply bfloat16 numbers with vdpbf16ps"),
+        (ARM, "--precision bf16 changes nothing: no product of few rows"),
+    ],
+)
+def test_bfloat16_for_a_target_with_and_without_its_instruction(target: str, says: str, tmp_path: Path) -> None:
+    model, report = conv_model(tmp_path / "m.onnx"), tmp_path / "r.json"
+    code, said = call(model, "--precision", "bf16", "--target", target, "--out", tmp_path / "out", "--json", report)
+    assert code == 0, said
+    assert says in json.loads(report.read_text())["notes"][0]
+
+
+def test_precisions_that_cannot_be_built(tmp_path: Path) -> None:
+    said = refuse(tmp_path, conv_model(tmp_path / "m.onnx"), "--precision", "auto")
+    assert "--precision of build is float32 or bf16, but this is 'auto'" in said
+
+
 @cross
 def test_a_network_that_needs_onnx_runtime(tmp_path: Path) -> None:
     onnx.save(parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{PARTLY}'), tmp_path / "m.onnx")

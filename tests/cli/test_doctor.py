@@ -25,6 +25,7 @@ def test_a_machine_that_can_tune(tmp_path: Path) -> None:
     assert said["able"]
     found = {finding["what"]: finding for finding in said["findings"]}
     assert {"processor", "vectors", "caches", "memory", "C compiler", "onnxruntime", "torch"} <= set(found)
+    assert " in float32" in found["peak"]["found"]
     assert found["threads"]["found"] == f"1 of {os.cpu_count()} processors"
     assert found["records"]["found"].endswith("none yet")
     assert not (tmp_path / "data/tilewright/records.db").exists()
@@ -52,6 +53,19 @@ def test_a_machine_whose_programs_do_not_run_here_cannot_tune() -> None:
     with pytest.raises(TargetError) as refused:
         refuse_tuning(elsewhere)
     assert (processor.state, processor.remedy) == ("bad", str(refused.value))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("llvm:sapphirerapids:x86_64-linux-gnu", "of bytes by vpdpbusd, of bfloat16 by vdpbf16ps"),
+        ("llvm:haswell:x86_64-linux-gnu", "of bytes by vpmaddwd, of bfloat16 by plain code"),
+        ("llvm:cortex-a53:aarch64-linux-gnu", "of bytes by plain code, of bfloat16 by plain code"),
+    ],
+)
+def test_instructions_for_dot_products_are_named(text: str, says: str) -> None:
+    found = {finding.what: finding.found for finding in examine_target(Target.parse(text))}
+    assert found["dot products"] == says
 
 
 def test_what_a_virtual_machine_hides_is_named() -> None:

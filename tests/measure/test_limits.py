@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tilewright.measure.limits import Limits, measure_limits
+from tilewright.target import Target
 
 
 def test_the_peak_is_the_best_of_all_and_says_which() -> None:
@@ -27,6 +28,9 @@ def test_this_machine_has_limits() -> None:
     assert all(figure is not None and 1e7 < figure < 1e15 for figure in figures)
     assert found.peak >= max(found.product or 0.0, found.blas or 0.0)
     assert found.innermost_bytes > 1024
+    has = Target.parse().extensions
+    assert (found.half_dot is not None) == bool({"avx512bf16", "bf16"} & {*has})
+    assert found.dot is not None or not {"avx2", "dotprod"} & {*has}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere all kernels are for the same vectors")

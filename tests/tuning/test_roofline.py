@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.models import TARGET, conv_model
 from tests.toys import ToySpace, plain
@@ -52,6 +53,15 @@ def test_bounds_are_above_all_that_was_measured_and_goals_are_matrix_products() 
 def test_a_space_without_closed_form_has_its_arithmetic() -> None:
     space = ToySpace(plain(3), task=replace(task("toy"), flop=5e6))
     assert Roofline(1e9, 1e9).possible(space) >= 5e-3
+
+
+def test_each_kind_of_products_has_its_own_bound() -> None:
+    limits = Limits(fma=1e9, innermost_bandwidth=1e15, cache_bandwidth=1e15, dot=4e9, half_dot=2e9)
+    roofline, unknown = Roofline.of(limits), Roofline.of(replace(limits, dot=None, half_dot=None))
+    for products, halves, factor in ((1, False, 1), (4, False, 4), (2, True, 2)):
+        for each in (roofline, unknown):
+            assert each.bound(1e6, 0, products, halves) == pytest.approx(each.bound(1e6, 0) / factor)
+    assert roofline.bound(1e6, 0, 2) == roofline.bound(1e6, 0, 4)  # pairs of int16 are products of bytes
 
 
 def test_this_machine_has_limits() -> None:

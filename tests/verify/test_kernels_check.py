@@ -14,6 +14,8 @@ import tvm
 from tests.models import TARGET, conv_model, defaults, runs
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, TaskList, TaskUse, extract
+from tilewright.ops.contraction import dense
+from tilewright.ops.contraction.halves import half_dense
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 from tilewright.task import Task
@@ -68,6 +70,27 @@ def test_wrong_on_some_data_only(side: KernelSide, name: str, wrong: Callable[..
 
     problem = verdict(side, function(lambda y, x: wrong(tirx, y, x)), function(lambda y, x: y))
     assert problem.startswith(f"on {name}: "), problem
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_weights_of_bfloat16_are_numbers_of_usual_size(side: KernelSide, number: int) -> None:
+    """Small integers would be the bits of denormal numbers, and every product of them would be as good as zero."""
+    from tvm import tirx
+    from tvm_ffi import structural_map
+
+    product = (dense(4, (1, 8, 8), 8, True), half_dense(4, (1, 4, 8, 2), 8))[number]
+    (*_, result) = product.params
+
+    def program(factor: float) -> Any:
+        def change(node: Any) -> Any:
+            if not node.buffer.same_as(result):
+                return node
+            return tirx.BufferStore(node.buffer, node.value * tirx.const(factor, "float32"), node.indices)
+
+        return product.with_body(structural_map(product.body, (tirx.BufferStore, change)))
+
+    assert verdict(side, program(1.0), program(1.0)) == ""
+    assert verdict(side, program(1.5), program(1.0)).startswith("on ordinary numbers: ")
 
 
 @pytest.mark.parametrize("sigmoid", [False, True])

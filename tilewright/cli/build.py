@@ -22,9 +22,10 @@ from tilewright.cli.options import (
     check_out,
     check_target,
 )
+from tilewright.cli.precision import BuildPrecisionOption, prepare_model
 from tilewright.cli.programs import open_records
 from tilewright.cli.verbosity import Verbosity, remark, verbosity
-from tilewright.errors import RecordsError
+from tilewright.errors import RecordsError, TilewrightError
 from tilewright.executable.replacing import reserve_out
 from tilewright.jsonable import to_json
 from tilewright.scratch import scratch
@@ -50,11 +51,14 @@ def build(
     shape: ShapeOption = None,
     sample: SampleOption = None,
     fix: FixOption = None,
+    precision: BuildPrecisionOption = "float32",
     json_file: JsonOption = None,
 ) -> None:
     """Write an executable of MODEL without tuning, with the best schedules on record, also for another machine."""
     out = out or Path(f"{model.stem}-built")
     check_target(target)
+    if precision not in ("float32", "bf16"):
+        raise TilewrightError(f"--precision of build is float32 or bf16, but this is {precision!r}; correct it")
     request = make_shape_request(shape, sample, fix)
     check_model(model)
     check_out(out)
@@ -69,6 +73,7 @@ def build(
         from tilewright.compiling.build import check_compiler
 
         check_compiler(machine.triple)
+        model, told = prepare_model(precision, model, request, target, 0, stack)
         reading = stack.enter_context(begin_reading(model, request))
         from tilewright.frontend.shapes import make_request
         from tilewright.tuning.building import build_model
@@ -82,7 +87,7 @@ def build(
             "tasks": built.tasks,
             "recorded_tasks": built.recorded,
             "verdict": to_json(built.verdict.report()),
-            "notes": list(built.notes),
+            "notes": [*told, *built.notes],
         },
     )
     if verbosity() is Verbosity.QUIET:
@@ -90,7 +95,7 @@ def build(
         return
     print(f"{counted(built.tasks, 'task')}, {built.recorded} with schedules from the records; target {machine.mcpu}")
     print(f"outputs: {built.verdict.outcome.value}; {built.verdict.evidence}")
-    for note in built.notes:
+    for note in (*told, *built.notes):
         remark(f"note: {note}")
     print(f"executable: {out}; write it as a library for C with: tilewright export {quote(str(out))} --c DIRECTORY")
 

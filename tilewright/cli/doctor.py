@@ -102,6 +102,7 @@ def _examine_processor() -> Iterator[Finding]:
         return
     yield Finding("compiler", "ok", f"TVM {target.tvm_version}")
     yield from examine_target(target)
+    yield _measure_peaks(target)
 
 
 def examine_target(target: Target) -> Iterator[Finding]:
@@ -117,6 +118,7 @@ def examine_target(target: Target) -> Iterator[Finding]:
     else:
         yield Finding("processor", "ok", found)
     yield Finding("vectors", "ok", f"{target.lanes} float32 numbers in each of {target.registers} registers")
+    yield Finding("dot products", "ok", _describe_dots(target))
     sizes = ", ".join(f"L{level} {size >> 10:,} KiB" for level, size in enumerate((target.l1, target.l2, target.l3), 1))
     yield Finding("caches", "ok", sizes)
     machine = os.cpu_count() or target.cores
@@ -126,6 +128,30 @@ def examine_target(target: Target) -> Iterator[Finding]:
         why = "an affinity (taskset), a control group's quota, or hyper-threads leave so many"
     fewer = target.cores < machine
     yield Finding("threads", "ok", f"{target.cores} of {machine} processors", why if fewer else "")
+
+
+def _describe_dots(target: Target) -> str:
+    """The instructions for dot products of bytes and of bfloat16 numbers."""
+    from tilewright.ops.contraction.dot_products import find_dot_product, find_half_product
+
+    found = {
+        "bytes": find_dot_product(target, target.lanes),
+        "bfloat16": find_half_product(target, target.lanes),
+    }
+    return ", ".join(f"of {what} by {dot.name if dot else 'plain code'}" for what, dot in found.items())
+
+
+def _measure_peaks(target: Target) -> Finding:
+    """What the cores reach together on registers, measured in about 0.3 s."""
+    from tilewright.measure.limits import measure_limits
+
+    try:
+        limits = measure_limits(target.cores, target.features)
+    except TilewrightError as error:
+        return Finding("peak", "missing", "it cannot be measured", f"reports have no roofline: {error}")
+    rates = {"float32": limits.peak, "products of bytes": limits.dot, "of bfloat16 numbers": limits.half_dot}
+    known = [f"{1e-9 * rate:,.0f} in {what}" for what, rate in rates.items() if rate is not None]
+    return Finding("peak", "ok", f"billions of operations per second: {', '.join(known)}")
 
 
 def _examine_memory() -> Iterator[Finding]:

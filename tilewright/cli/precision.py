@@ -1,4 +1,4 @@
-"""The options of ``tilewright tune`` that keep weights in bfloat16."""
+"""The options of ``tilewright tune`` and ``build`` that keep weights in bfloat16, or multiply bfloat16 numbers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import typer
 
 from tilewright.cli.completing import complete_from
 from tilewright.cli.options import records_place
+from tilewright.cli.reference import prepare_reference
 from tilewright.cli.tuning import TuneOptions
 from tilewright.cli.verbosity import remark
 from tilewright.errors import ModelFormatError, TilewrightError
@@ -23,21 +24,35 @@ from tilewright.wording import counted, did_you_mean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tilewright.frontend.shapes import ShapeRequest
     from tilewright.quantising.choosing import Chosen
     from tilewright.quantising.rounding import Matrix
     from tilewright.tuning.precision import ProductTimes
     from tilewright.tuning.report import PrecisionReport
 
-__all__ = ["PRECISIONS", "MaxErrorOption", "PrecisionOption", "check_precision", "prepare_precision"]
+__all__ = [
+    "PRECISIONS",
+    "BuildPrecisionOption",
+    "MaxErrorOption",
+    "PrecisionOption",
+    "check_precision",
+    "prepare_model",
+    "prepare_precision",
+]
 
 PrecisionOption: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="NAME",
         autocompletion=complete_from("tilewright.cli.precision", "PRECISIONS"),
-        help="float32; bf16: large weights of products of few rows are rounded to bfloat16, which halves their bytes; "
-        "or auto: only where that is faster, within --max-error. Arithmetic stays float32.",
+        help="float32; bf16: on a processor with dot products of bfloat16 numbers, convolutions and products with "
+        "weights use these, and round their operands. On others, large weights of products of few rows are rounded, "
+        "which halves their bytes, and arithmetic stays float32. Or auto: the latter, where it is faster, within "
+        "--max-error.",
     ),
+]
+BuildPrecisionOption: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="float32; or bf16, as of the command tune. Nothing is measured.")
 ]
 MaxErrorOption: TypeAlias = Annotated[
     float | None,
@@ -99,33 +114,79 @@ def prepare_precision(options: TuneOptions, stack: ExitStack) -> TuneOptions:
     name = options.precision
     if name == "float32":
         return options
-    if is_program(options.model):
-        raise ModelFormatError(
-            f"--precision {name} takes an ONNX file, but {options.model} is another; leave it out, or export the model"
-        )
-    if options.request is not None and options.request.values:
-        raise TilewrightError(f"--precision {name} and --fix cannot be combined; leave one of them out")
+    if name == "auto":
+        return _choose(options, _copy_of(name, options.model, options.request, stack))
+    model, notes = prepare_model(name, options.model, options.request, options.target, options.seed, stack)
+    found = _tell(replace(options, model=model), notes)
+    if _find_unit(options.target) is None:
+        return found
+    # The outputs of the executable itself are compared with those of the model.
+    return prepare_reference(found, options.model, options.model)
+
+
+def prepare_model(
+    name: str, model: Path, request: ShapeRequest | None, target: str, seed: int, stack: ExitStack
+) -> tuple[Path, list[str]]:
+    """A copy of the model for ``bf16``, or the model itself for ``float32``; and notes about what that means.
+
+    Args:
+        name: ``float32`` or ``bf16``.
+        model: its file.
+        request: what is asked of the inputs; None: nothing.
+        target: what is built for, as text.
+        seed: of random samples.
+        stack: removes the copy.
+
+    Raises:
+        ModelFormatError: the model is no ONNX file.
+        TilewrightError: the model cannot be rounded, or there is no such target.
+    """
+    if name == "float32":
+        return model, []
+    made = _copy_of(name, model, request, stack)
+    from tilewright.quantising.rounding import mark_products, round_weights
+
+    unit = _find_unit(target)
+    if unit is not None:
+        mark_products(model, made)
+        return made, [
+            f"convolutions and products with weights multiply bfloat16 numbers with {unit}: weights and data are "
+            "rounded, and sums are float32; the verdict allows for that"
+        ]
     from tilewright.processor import cache_sizes
 
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-precision-")))
-    made, cached = folder / options.model.name, cache_sizes()[1]
-    return _choose(options, made, cached) if name == "auto" else _round(options, made, cached)
+    cached = cache_sizes()[1]
+    found = round_weights(model, made, request, cached, seed)
+    return (made, [str(found)]) if found.products else (model, [_nothing(name, cached)])
 
 
-def _round(options: TuneOptions, made: Path, cached: int) -> TuneOptions:
-    """Round all weights of products of few rows."""
-    from tilewright.quantising.rounding import round_weights
+def _copy_of(name: str, model: Path, request: ShapeRequest | None, stack: ExitStack) -> Path:
+    """Where a copy of the model may be written. Refuses what cannot be copied."""
+    if is_program(model):
+        raise ModelFormatError(
+            f"--precision {name} takes an ONNX file, but {model} is another; leave it out, or export the model"
+        )
+    if request is not None and request.values:
+        raise TilewrightError(f"--precision {name} and --fix cannot be combined; leave one of them out")
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tilewright-precision-"))) / model.name
 
-    found = round_weights(options.model, made, options.request, cached, options.seed)
-    if not found.products:
-        return _tell(options, [_nothing(options.precision, cached)])
-    return _tell(replace(options, model=made), [str(found)])
+
+def _find_unit(text: str) -> str | None:
+    """The instruction of a target for dot products of bfloat16 numbers; None if it has none."""
+    from tilewright.ops.contraction.dot_products import find_half_product
+    from tilewright.target import Target
+
+    target = Target.parse(text)
+    unit = find_half_product(target, target.lanes)
+    return None if unit is None else unit.name
 
 
-def _choose(options: TuneOptions, made: Path, cached: int) -> TuneOptions:
+def _choose(options: TuneOptions, made: Path) -> TuneOptions:
     """Round those weights that bfloat16 makes faster, within the error."""
+    from tilewright.processor import cache_sizes
     from tilewright.quantising.choosing import list_matrices
 
+    cached = cache_sizes()[1]
     matrices = list_matrices(options.model, options.request, cached)
     if not matrices:
         return _tell(options, [_nothing("auto", cached)])

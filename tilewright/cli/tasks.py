@@ -40,6 +40,7 @@ class _Entry(TypedDict):
     key: str
     kind: str
     template: str
+    instruction: str
     flop: float
     space_size: float
     best_seconds: float | None
@@ -55,6 +56,8 @@ def tasks(
     json_file: JsonOption = None,
 ) -> None:
     """List the tasks of MODEL: FLOP, weight, design space and its size, and the best latency so far.
+
+    Tasks that multiply bytes or bfloat16 numbers have the instruction of the target that does so.
 
     Convolutions and attentions are computed in the ways that are fastest by the records.
     """
@@ -93,6 +96,7 @@ def tasks(
         [
             entry["name"],
             entry["template"],
+            entry["instruction"] or "-",
             str(entry["weight"]),
             quantity(entry["flop"]),
             quantity(entry["space_size"]),
@@ -101,7 +105,7 @@ def tasks(
         ]
         for entry in entries
     ]
-    print(table(["task", "space", "weight", "FLOP", "configs", "best so far", "GFLOP/s"], rows, left=2))
+    print(table(["task", "space", "instruction", "weight", "FLOP", "configs", "best so far", "GFLOP/s"], rows, left=3))
     print(f"{counted(len(entries), 'task')}, {quantity(flop)}FLOP; target {machine.key}")
     for number, segment in enumerate(found, 1):
         nodes = counted(len(segment.model.graph.node), "operator")
@@ -124,6 +128,7 @@ def _list_entries(extraction: Extracted, target: Target, store: SQLStore | None)
 def _describe(task: Task, weight: float, target: Target, store: SQLStore | None) -> _Entry:
     from tilewright.ops.registry import make_space
     from tilewright.space.configs import size
+    from tilewright.space.space import name_instruction
 
     space = make_space(task, target)
     best = store.best(task.key, target.key, space.template, 1) if store is not None else []
@@ -133,6 +138,7 @@ def _describe(task: Task, weight: float, target: Target, store: SQLStore | None)
         "key": task.key,
         "kind": task.kind,
         "template": space.template,
+        "instruction": name_instruction(space),
         "flop": task.flop,
         "space_size": size(space),
         "best_seconds": best[0].seconds if best else None,

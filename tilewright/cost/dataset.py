@@ -265,6 +265,7 @@ def _read_tasks(stored: pyarrow.Table, widths: Mapping[str, list[int]], tasks: o
                 buffers=header.buffers,
                 extra_names=header.extra_names,
                 products=1,
+                halves=False,
                 **{name: array[rows] for name, array in arrays.items()},
             ),
             seconds=seconds[rows].astype(np.float64),

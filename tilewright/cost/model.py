@@ -69,4 +69,5 @@ def take_rows(programs: Programs, rows: slice | NDArray[np.intp]) -> Programs:
         extra=programs.extra[rows],
         extra_names=programs.extra_names,
         products=programs.products,
+        halves=programs.halves,
     )

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from tilewright.frontend.onnx.partition import Partition, Segment
 
-__all__ = ["Network", "PaddedAxes", "Signature"]
+__all__ = ["HALVES", "PRODUCTS", "Network", "PaddedAxes", "Signature", "multiplies_halves"]
+
+#: The entry of an ONNX model's metadata that says of which numbers its products are, and its value for bfloat16.
+PRODUCTS, HALVES = "tilewright.products", "bf16"
+
+
+def multiplies_halves(model: ModelProto) -> bool:
+    """Whether a model's metadata ask for products of bfloat16 numbers (``tune --precision bf16``)."""
+    return any((entry.key, entry.value) == (PRODUCTS, HALVES) for entry in model.metadata_props)
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,11 @@ class Network:
     def segments(self) -> tuple[Segment, ...]:
         """The parts that ONNX Runtime runs, in order."""
         return () if self.partition is None else self.partition.segments
+
+    @property
+    def halved(self) -> bool:
+        """Whether convolutions and products with weights multiply bfloat16 numbers, to which they round operands."""
+        return self.onnx is not None and multiplies_halves(self.onnx)
 
     @property
     def parameters(self) -> tuple[TensorSpec, ...]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.channels import permuted
 from tilewright.graph.gradients import sum_channels
+from tilewright.graph.half_products import conv2d
 from tilewright.graph.idioms import Idiom
 from tilewright.graph.parts import strided_slice
-from tilewright.graph.pixel_convolutions import conv2d
 from tilewright.graph.tokens import BINARY, UNARY, emit_elementary, find_formula
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.weights import Recipe

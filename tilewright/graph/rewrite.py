@@ -19,7 +19,7 @@ from tilewright.graph.rewriter import Rewriter
 from tilewright.graph.tokens import BINARY, UNARY
 from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
-from tilewright.ops.contraction.dot_products import multiplies_pairs
+from tilewright.ops.contraction.dot_products import multiplies_pairs, multiplies_signed
 from tilewright.ops.contraction.expression import Product
 from tilewright.target import Target
 from tilewright.tensor import Array
@@ -78,7 +78,8 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = Rewriter(target.lanes, builder, uses=count_uses(main) if network.varying else Counter())
-    walk.arrays, walk.cached, walk.pairs = network.weights, target.l2, multiplies_pairs(target)
+    walk.arrays, walk.cached, walk.halved = network.weights, target.l2, network.halved
+    walk.pairs, walk.signed = multiplies_pairs(target), multiplies_signed(target)
     if not network.varying:
         walk.last = find_last(main, UNARY | BINARY)
     count = len(network.parameters)

@@ -126,17 +126,22 @@ def _countable(function: PrimFunc) -> PrimFunc:
 
     TVM counts no ``let``, so ``let t = a in b`` --> ``a + b``, which has the operations of a count once. Numbers that
     are made of bits, as weights of 4 bits are, count nothing: ``reinterpret(bits) * scale - shift`` --> ``scale``.
-    How often a number is made is not what the network computes, but a choice of its program.
+    How often a number is made is not what the network computes, but a choice of its program. So nothing is counted of
+    numbers that are rounded to bfloat16.
     """
     from tvm import ir, tirx
     from tvm_ffi import structural_map
 
+    def of_bits(value: Expr) -> bool:
+        return isinstance(value, ir.Call) and getattr(value.op, "name", "") == "tirx.reinterpret"
+
     def unbound(node: Let) -> Expr:
+        if of_bits(node.value):
+            return tirx.const(0, str(node.body.ty.dtype))
         return node.value.astype(node.body.ty.dtype) + node.body
 
     def plain(node: Sub) -> Expr:
-        made = node.a.a if isinstance(node.a, tirx.Mul) else None
-        if not isinstance(made, ir.Call) or getattr(made.op, "name", "") != "tirx.reinterpret":
+        if not isinstance(node.a, tirx.Mul) or not of_bits(node.a.a):
             return node
         scale = node.a.b
         return scale.a if isinstance(scale, tirx.Mul) else scale

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tilewright.executable.narrow import is_bfloat16
+from tilewright.graph import half_products
 from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View
@@ -60,6 +61,9 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     if n < NARROWEST:
         return None
     view, shape = find_rows(walk, left)
+    if half_products.can_serve(walk, recipe, depth):
+        result = half_products.dense(walk, walk.reshape(left.base, shape), recipe)
+        return Value(shape_of(call), base=result, view=view_rows(view, depth, n), fresh=True)
     x = choose_block(walk.lanes, n, shape[0])
     source = walk.reshape(left.base, shape)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tilewright.ops.contraction.halves import round_to_halves
 from tilewright.ops.winograd import transform_weight
 from tilewright.tensor import Array
 
@@ -24,7 +25,7 @@ class Recipe:
         dtype: the array's dtype.
         steps: the steps in order, each ``("reshape", shape)``, ``("transpose", axes)``, ``("take", (axis, *indices))``,
             ``("slice", (axis, begin, end))`` with or without a step, ``("flip", axes)``, ``("winograd", (m,))``,
-            ``("halves", ())`` or ``("words", ())``.
+            ``("halves", ())``, ``("rounded", ())`` or ``("words", ())``.
     """
 
     source: str
@@ -69,6 +70,10 @@ class Recipe:
         """The upper halves of float32 numbers, which are the bits of bfloat16 numbers, in uint16."""
         return Recipe(self.source, self.shape, "uint16", (*self.steps, ("halves", ())))
 
+    def rounded(self) -> Recipe:
+        """The bits of the nearest bfloat16 numbers, in uint16."""
+        return Recipe(self.source, self.shape, "uint16", (*self.steps, ("rounded", ())))
+
     def words(self) -> Recipe:
         """Bytes as words of 32 bits, each of four bytes along the last axis, of which the first is the lowest."""
         shape = (*self.shape[:-1], self.shape[-1] // 4)
@@ -91,6 +96,8 @@ class Recipe:
                 array = np.flip(array, argument)
             elif kind == "words":
                 array = np.ascontiguousarray(array).view("<u4").astype(np.uint32)
+            elif kind == "rounded":
+                array = round_to_halves(array)
             elif kind == "halves":
                 array = (np.ascontiguousarray(array).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
             else:

@@ -17,6 +17,8 @@
 #include <time.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 #define EXPORT __attribute__((visibility("default")))
@@ -124,8 +126,9 @@ KERNELS(avx512, __attribute__((target("avx512f"))), 16, 24, 14, 2)
 KERNELS(plain, , 4, 24, 8, 3)
 #endif
 
-/* Products of bytes, four of which one instruction adds to an int32: vpdpbusd; or two and two in pairs of int16, each with
- * an addition. In assembly, since compilers keep such sums in memory. */
+/* Products of bytes, four of which one instruction adds to an int32: vpdpbusd, sdot; or two and two in pairs of int16, each
+ * with an addition. And products of bfloat16 numbers, two of which one instruction adds to a float: vdpbf16ps, bfdot. In
+ * assembly, since compilers keep such sums in memory. Registers hold what they held: bytes, or numbers that are made 0. */
 #if defined(__x86_64__)
 #define TIMES12(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12)
 #define TIMES6(F) F(1, 7) F(2, 8) F(3, 9) F(4, 10) F(5, 11) F(6, 12)
@@ -143,6 +146,23 @@ KERNELS(plain, , 4, 24, 8, 3)
 DOT(dot_pairs, __attribute__((target("avx2"))), TIMES6(PAIRS))
 DOT(dot_vnni256, __attribute__((target("avx2"))), TIMES12(VNNI256))
 DOT(dot_vnni512, __attribute__((target("avx512f,avx512vnni"))), TIMES12(VNNI512))
+#define BF16(I) "vdpbf16ps %%zmm0, %%zmm0, %%zmm" #I "\n\t"
+#define ZERO(I) "vpxord %%zmm" #I ", %%zmm" #I ", %%zmm" #I "\n\t"
+DOT(dot_bf16, __attribute__((target("avx512f"))), ZERO(0) TIMES12(ZERO) TIMES12(BF16) TIMES12(BF16) TIMES12(BF16))
+#elif defined(__aarch64__)
+#define TIMES12(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(16) F(17) F(18) F(19) F(20)
+#define DOT(NAME, BODY)                                                                                                 \
+  static void NAME(Work *w) {                                                                                           \
+    for (long s = 0; s < w->steps; ++s)                                                                                 \
+      __asm__ volatile(BODY BODY ::                                                                                     \
+                           : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20");        \
+  }
+/* As numbers, since assemblers know them only with the extension: sdot vI.4s, v0.16b, v0.16b; bfdot vI.4s, v0.8h, v0.8h. */
+#define SDOT(I) ".inst 0x4e809400 + " #I "\n\t"
+#define BFDOT(I) ".inst 0x6e40fc00 + " #I "\n\t"
+#define ZERO(I) "movi v" #I ".2d, #0\n\t"
+DOT(dot_signed, TIMES12(SDOT))
+DOT(dot_bf16, ZERO(0) TIMES12(ZERO) TIMES12(BFDOT) TIMES12(BFDOT) TIMES12(BFDOT))
 #endif
 
 typedef void (*Kernel)(Work *);
@@ -182,8 +202,8 @@ EXPORT int tilewright_limits_variants(void) {
   return found;
 }
 
-/* Which instructions for products of bytes this processor has: bit 0 vpmaddwd of AVX2, then vpdpbusd of AVX-VNNI, and of
- * AVX512-VNNI. */
+/* Which instructions for dot products this processor has: of bytes bit 0 vpmaddwd of AVX2, then vpdpbusd of AVX-VNNI, and
+ * of AVX512-VNNI, and sdot; of bfloat16 numbers bit 4 vdpbf16ps, then bfdot. */
 EXPORT int tilewright_limits_dot_variants(void) {
   int found = 0;
 #if defined(__x86_64__)
@@ -194,6 +214,10 @@ EXPORT int tilewright_limits_dot_variants(void) {
     if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 4 & 1) found |= 2;
   }
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni")) found |= 4;
+  if (__builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && a >> 5 & 1) found |= 16;
+#elif defined(__aarch64__) && defined(__linux__)
+  if (getauxval(AT_HWCAP) >> 20 & 1) found |= 8;   /* HWCAP_ASIMDDP */
+  if (getauxval(26) >> 14 & 1) found |= 32;        /* AT_HWCAP2: HWCAP2_BF16 */
 #endif
   return found;
 }
@@ -352,12 +376,17 @@ EXPORT double tilewright_limits_fma(int variant, int threads, double seconds) {
   return finished(run, seconds);
 }
 
-/* Operations per second of all threads on products of bytes, on registers alone; 0 where there is no such instruction. */
+/* Operations per second of all threads on dot products, on registers alone; 0 where there is no such instruction. */
 EXPORT double tilewright_limits_dot(int variant, int threads, double seconds) {
+#if defined(__x86_64__) || defined(__aarch64__)
 #if defined(__x86_64__)
-  static const Kernel kernels[] = {dot_pairs, dot_vnni256, dot_vnni512};
-  static const double units[] = {2 * 6 * 32, 24 * 64, 24 * 128}; /* two bodies a step */
-  if (variant < 0 || variant > 2) return 0.0;
+  static const Kernel kernels[] = {dot_pairs, dot_vnni256, dot_vnni512, NULL, dot_bf16, NULL};
+#else
+  static const Kernel kernels[] = {NULL, NULL, NULL, dot_signed, NULL, dot_bf16};
+#endif
+  /* two bodies a step */
+  static const double units[] = {2 * 6 * 32, 24 * 64, 24 * 128, 24 * 32, 72 * 64, 72 * 16};
+  if (variant < 0 || variant > 5 || !kernels[variant]) return 0.0;
   Run *run = new_run(0, FMA, threads);
   run->kernel = kernels[variant];
   for (int i = 0; i < 3; ++i) run->count[i] = 64;

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -31,9 +31,11 @@ _PRODUCT_ERROR = 1e-3
 _EXTENT = 768
 #: The instruction sets that ``limits.c`` has kernels for, in its order, by the features of a target that they need.
 _VARIANTS: tuple[tuple[str, ...], ...] = ((), ("avx",), ("avx2", "fma"), ("avx512f",))
-#: The instructions for products of bytes, in its order, by the features that they need. A target's features do not tell
-#: AVX-VNNI from AVX2. A bound that is too high does no harm.
-_DOTS: tuple[tuple[str, ...], ...] = (("avx2",), ("avx2",), ("avx512f", "avx512vnni"))
+#: The instructions for dot products by their numbers there, and the features that they need: of bytes, and of bfloat16
+#: numbers. A target's features do not tell AVX-VNNI from AVX2, and nothing of bfloat16. A bound that is too high is
+#: still a bound.
+_DOTS = {0: {"avx2"}, 1: {"avx2"}, 2: {"avx512f", "avx512vnni"}, 3: {"neon"}}
+_HALF_DOTS = {4: {"avx512f"}, 5: {"neon"}}
 #: The number of the widest instruction sets that are measured: some machines run the second one at a higher clock.
 _WIDEST = 2
 #: The kinds of traffic of ``tilewright_limits_bytes``.
@@ -60,6 +62,7 @@ class Limits:
         memory_bandwidth: bytes per second, read and written, of copying tensors that no cache keeps.
         innermost_bytes: the size of the first caches of the cores together.
         dot: operations per second on products of bytes that are added to int32, on registers: no code does more.
+        half_dot: the same of products of bfloat16 numbers that are added to float32.
     """
 
     fma: float | None = None
@@ -70,6 +73,7 @@ class Limits:
     memory_bandwidth: float | None = None
     innermost_bytes: int = 0
     dot: float | None = None
+    half_dot: float | None = None
 
     @property
     def source(self) -> str:
@@ -179,15 +183,16 @@ class Probe:
             cache_bandwidth=traffic(max(l2 // 6, l1), every, _BYTES_SECONDS),
             memory_bandwidth=traffic(copied // (2 * cores), (_COPY,), _MEMORY_SECONDS),
             innermost_bytes=cores * l1,
-            dot=self._measure_dot(),
+            dot=self._measure_dot(_DOTS),
+            half_dot=self._measure_dot(_HALF_DOTS),
         )
 
-    def _measure_dot(self) -> float | None:
-        """Operations per second on products of bytes; None where there is no instruction for them."""
+    def _measure_dot(self, variants: Mapping[int, set[str]]) -> float | None:
+        """Operations per second of the fastest of some instructions; None where there is none of them."""
         has = self._library.tilewright_limits_dot_variants()
-        possible = [number for number in range(len(_DOTS)) if has >> number & 1]
+        possible = [number for number in variants if has >> number & 1]
         if self._features is not None:
-            possible = [number for number in possible if {*_DOTS[number]} <= {*self._features}]
+            possible = [number for number in possible if variants[number] <= {*self._features}]
         rates = [self._library.tilewright_limits_dot(v, self._cores, _ARITHMETIC_SECONDS) for v in possible]
         return max(rates, default=None)
 

@@ -20,6 +20,7 @@ from tilewright.errors import ModelError, ProcessError
 from tilewright.frontend.shapes import ShapeRequest, bind_shapes
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.names import check_encodable
+from tilewright.ops.contraction.halves import round_to_halves
 from tilewright.quantising.accuracy import OutputAccuracy, compare_outputs, run_model
 from tilewright.quantising.samples import Sample, draw_samples, take_samples
 from tilewright.wording import counted
@@ -34,6 +35,7 @@ __all__ = [
     "Rounded",
     "find_matrices",
     "make_samples",
+    "mark_products",
     "round_array",
     "round_weights",
     "write_rounded",
@@ -181,6 +183,28 @@ def write_rounded(model: onnx.ModelProto, names: Collection[str], out: Path) -> 
     save_onnx(made, out)
 
 
+def mark_products(model: Path, out: Path) -> None:
+    """Write a copy of a model whose convolutions and products with weights are to multiply bfloat16 numbers.
+
+    Its numbers stay as they are. An entry of its metadata says what is wanted, and the graph rounds operands.
+
+    Args:
+        model: the ONNX file.
+        out: the file to write.
+
+    Raises:
+        ModelError: the model cannot be read.
+    """
+    from tilewright.frontend.network import HALVES, PRODUCTS
+    from tilewright.frontend.onnx.data import save_onnx
+    from tilewright.frontend.onnx.file import read_proto
+
+    proto = read_proto(model)
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = PRODUCTS, HALVES
+    save_onnx(proto, out)
+
+
 def make_samples(model: onnx.ModelProto, shapes: ShapeRequest | None, seed: int) -> tuple[list[Sample], bool]:
     """The samples that outputs are compared on: given ones, or random ones of each bucket; and whether random."""
     from tilewright.quantising.quantiser import list_model_inputs
@@ -194,9 +218,7 @@ def make_samples(model: onnx.ModelProto, shapes: ShapeRequest | None, seed: int)
 
 def round_array(array: Array) -> NDArray[np.float32]:
     """An array of float32 whose numbers are the nearest ones of bfloat16; halves are rounded to the even one."""
-    bits = np.ascontiguousarray(array).view(np.uint32)
-    even = (bits >> np.uint32(16)) & np.uint32(1)
-    rounded: NDArray[np.float32] = ((bits + np.uint32(0x7FFF) + even) & np.uint32(0xFFFF0000)).view(np.float32)
+    rounded: NDArray[np.float32] = (round_to_halves(array).astype(np.uint32) << np.uint32(16)).view(np.float32)
     return rounded.reshape(array.shape)
 
 

@@ -40,7 +40,9 @@ class LoopNest:
         extra: ``(n, E)`` float32, further numbers that matter for the template, such as registers used, the length of
             vectors, the efficiency of tails, and the balance of threads.
         extra_names: names of the columns of ``extra``.
-        products: products that one innermost iteration adds up: 4 where elements are quads of bytes, otherwise 1.
+        products: products that one innermost iteration adds up: 4 where elements are quads of bytes, 2 where they are
+            pairs of int16 or of bfloat16 numbers, otherwise 1.
+        halves: whether they are of bfloat16 numbers.
     """
 
     axes: tuple[str, ...]
@@ -55,6 +57,7 @@ class LoopNest:
     extra: NDArray[np.float32]
     extra_names: tuple[str, ...]
     products: int = 1
+    halves: bool = False
 
     def __len__(self) -> int:
         return len(self.extents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from tilewright.task import Task
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
 
-__all__ = ["Canonical", "Configs", "DesignSpace"]
+__all__ = ["Canonical", "Configs", "DesignSpace", "Instructed", "name_instruction"]
 
 #: An ``(n, knobs)`` array of knob indices, one config per row.
 Configs: TypeAlias = NDArray[np.int32]
@@ -71,3 +71,20 @@ class Canonical(Protocol):
     def canonical(self, configs: Configs) -> Configs:
         """The programs of ``configs``, each by its one valid config: idle knobs at 0. ``(n, knobs)``."""
         ...
+
+
+@runtime_checkable
+class Instructed(Protocol):
+    """What a design space whose programs use an instruction for dot products offers besides.
+
+    Attributes:
+        instruction: its name, such as ``vpdpbusd``; empty if the target has none, so that programs are plain code.
+    """
+
+    @property
+    def instruction(self) -> str: ...
+
+
+def name_instruction(space: DesignSpace) -> str:
+    """The instruction for dot products that the programs of a space use; empty: none."""
+    return space.instruction if isinstance(space, Instructed) else ""

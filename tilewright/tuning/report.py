@@ -47,6 +47,7 @@ class TaskReport:
         exhausted: whether every config was measured.
         done: whether more rounds were not worth their time.
         problem: why it was not tuned; empty: it was.
+        instruction: for dot products, which its programs use; empty: none.
     """
 
     name: str
@@ -64,6 +65,7 @@ class TaskReport:
     exhausted: bool
     done: bool
     problem: str
+    instruction: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,19 +31,21 @@ class Roofline:
         bandwidth: bytes per second, read and written, of all cores out of their innermost caches, which none exceeds.
         limits: what was measured, and says where the others come from; None: they were given.
         byte_flops: operations per second on products of bytes, which no kernel exceeds; None: four times ``flops``.
+        half_flops: the same on products of bfloat16 numbers; None: twice ``flops``.
     """
 
     flops: float
     bandwidth: float
     limits: Limits | None = None
     byte_flops: float | None = None
+    half_flops: float | None = None
 
     @classmethod
     def of(cls, limits: Limits) -> Roofline:
         """The bounds by what was measured, with a margin of 5 %."""
         fastest = max(limits.innermost_bandwidth or 0.0, limits.cache_bandwidth or 0.0)
-        dot = None if limits.dot is None else _MARGIN * limits.dot
-        return cls(_MARGIN * limits.peak, _MARGIN * fastest, limits, dot)
+        dots = [None if rate is None else _MARGIN * rate for rate in (limits.dot, limits.half_dot)]
+        return cls(_MARGIN * limits.peak, _MARGIN * fastest, limits, *dots)
 
     @property
     def reachable(self) -> float:
@@ -55,20 +57,23 @@ class Roofline:
 
         What the innermost caches cannot hold between two runs comes out of the next ones.
         """
-        products = 1
+        products, halves = 1, False
         if space.has_loop_nest:
-            products = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None]).products
-        return self.bound(space.task.flop, touched_bytes(space), products)
+            nest = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None])
+            products, halves = nest.products, nest.halves
+        return self.bound(space.task.flop, touched_bytes(space), products, halves)
 
-    def bound(self, flop: float, touched: float, products: int = 1) -> float:
+    def bound(self, flop: float, touched: float, products: int = 1, halves: bool = False) -> float:
         """Seconds that no kernel goes below.
 
         Args:
             flop: its operations.
             touched: bytes that it reads or writes, each once; 0: not known.
-            products: products of bytes that it adds up at a time; 1: it computes in float32.
+            products: that it adds up at a time: of bytes, int16 or bfloat16 numbers; 1: it computes in float32.
+            halves: whether they are of bfloat16 numbers.
         """
-        flops = self.flops if products <= 1 else self.byte_flops or products * self.flops
+        known = self.half_flops if halves else self.byte_flops
+        flops = self.flops if products <= 1 else known or products * self.flops
         seconds = max(flop / flops, touched / self.bandwidth)
         if self.limits is not None and self.limits.cache_bandwidth is not None:
             outer = touched - self.limits.innermost_bytes

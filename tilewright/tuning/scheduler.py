@@ -17,7 +17,7 @@ from tilewright.measure.runner import ParallelRunner
 from tilewright.methods.default import default
 from tilewright.methods.method import Method
 from tilewright.space.guard import guard_space
-from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.space import Configs, DesignSpace, name_instruction
 from tilewright.target import Target
 from tilewright.task import Task
 from tilewright.tuning.context import HasNodes, Scheduling, TuningContext
@@ -256,7 +256,7 @@ class NetworkTuner:
                     self._method,
                     clock=lambda: self._budget.elapsed,
                 )
-                task.touched = touched_bytes(space)
+                task.touched, task.instruction = touched_bytes(space), name_instruction(space)
                 if self._roofline is not None:
                     task.possible = self._roofline.possible(space)
                 context.log.space(task)

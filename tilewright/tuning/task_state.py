@@ -120,6 +120,7 @@ class TaskState:
         problem: why it has no usable design space; empty: it has one.
         possible: the latency in seconds that the machine's roofline allows; 0: not known.
         touched: bytes that a call reads or writes, each once; 0: not known.
+        instruction: for dot products, which its programs use; empty: none.
         rounds: their results, the earliest first.
         rounds_without_gain: since it last improved.
         failing: rounds since a candidate worked.
@@ -134,6 +135,7 @@ class TaskState:
     problem: str = ""
     possible: float = 0.0
     touched: float = 0.0
+    instruction: str = ""
     rounds: list[RoundResult] = field(default_factory=list)
     rounds_without_gain: int = 0
     failing: int = 0
@@ -211,4 +213,5 @@ class TaskState:
             exhausted=tuner is not None and tuner.exhausted,
             done=self.done,
             problem=self.problem,
+            instruction=self.instruction,
         )

@@ -132,6 +132,8 @@ class Conv(_Contraction):
         pads = how.given_pads
         if how.auto_pad in ("SAME_UPPER", "SAME_LOWER"):
             pads = same_pads(x.shape[2:], kernel, how.strides, how.dilations, how.auto_pad == "SAME_LOWER")
+        if how.group == 1:
+            x, w = self._freedom.round_operand(x), self._freedom.round_operand(w)
         result = _convolve(x, w, how, pads)
         winograd = kernel == (3, 3) and how.strides == how.dilations == [1, 1] and how.group == 1
         result = self._freedom.disturb(result, freedom.WINOGRAD if winograd else freedom.SUM)
@@ -221,6 +223,7 @@ class MatMul(_Contraction):
 
     def _run(self, a: Numbers, b: Numbers) -> tuple[Numbers]:
         dtype = _summing(a.dtype)
+        a, b = self._freedom.round_operand(a), self._freedom.round_operand(b)
         result = np.asarray(np.matmul(a.astype(dtype, copy=False), b.astype(dtype, copy=False)))
         return (self._freedom.disturb(result, freedom.SUM).astype(a.dtype, copy=False),)
 
@@ -232,6 +235,7 @@ class Gemm(_Contraction):
         how, dtype = Attributes(given), _summing(a.dtype)
         left: Numbers = (a.T if how.integer("transA", 0) else a).astype(dtype)
         right: Numbers = (b.T if how.integer("transB", 0) else b).astype(dtype)
+        left, right = self._freedom.round_operand(left), self._freedom.round_operand(right)
         alpha, beta = how.number("alpha", 1.0), how.number("beta", 1.0)
         result = self._freedom.disturb(np.matmul(left, right), freedom.SUM)
         # Factors of the result's own dtype do not widen it.

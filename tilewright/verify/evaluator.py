@@ -4,7 +4,8 @@ In double precision every float16, bfloat16 or float32 of the model becomes floa
 of casts, also in local functions and in branches of control flow. Integers stay as they are.
 
 A model of float16 or bfloat16 is evaluated in float32 instead of its own precision, since programs compute it in
-float32.
+float32. A model whose products are to be of bfloat16 numbers (``tune --precision bf16``) is evaluated as if they were
+not. How far rounding their operands may move the outputs is measured: disturbances have its size.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from tilewright.frontend.network import multiplies_halves
 from tilewright.tensor import Array
 from tilewright.verify.freedom import Freedom, disturb_values
 from tilewright.verify.operators import OPERATORS
@@ -46,7 +48,7 @@ class OnnxEvaluator:
     """
 
     def __init__(self, model: onnx.ModelProto, names: Sequence[str], double: bool) -> None:
-        self.freedom = Freedom()
+        self.freedom = Freedom(multiplies_halves(model))
         kind = type(
             "Evaluator", (_Evaluator,), {"double": double, "freedom": self.freedom, "narrow": not _has_double(model)}
         )

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FUNCTION", "SUM", "WINOGRAD", "Freedom", "disturb_values"]
+__all__ = ["FUNCTION", "HALF", "SUM", "WINOGRAD", "Freedom", "disturb_values"]
 
 #: The dtype of an array, which stays the same.
 _Dtype = TypeVar("_Dtype", bound=np.generic)
@@ -23,6 +23,8 @@ SUM = 2.0**-21
 WINOGRAD = 4e-6
 #: Error of an approximated function, relative to its value.
 FUNCTION = 2.0**-21
+#: Error of a number that was rounded to bfloat16, relative to itself: its largest one. The usual one is 0.42 of that.
+HALF = 2.0**-9
 #: ONNX operators that programs approximate.
 _FUNCTIONS = (
     "Exp Log Sigmoid Tanh Erf Softplus Mish Gelu Softmax LogSoftmax Pow Sqrt Reciprocal Div Elu Selu Celu "
@@ -42,10 +44,11 @@ class Freedom:
 
     Attributes:
         amplitude: the size of the disturbances, in units of what correct programs may differ by; 0: no disturbances.
+        halved: whether programs may round the operands of convolutions and products of matrices to bfloat16.
     """
 
-    def __init__(self) -> None:
-        self.amplitude = 0.0
+    def __init__(self, halved: bool = False) -> None:
+        self.amplitude, self.halved = 0.0, halved
         self._generator = np.random.default_rng(0)
         self._drawn: NDArray[np.float32] | None = None
 
@@ -71,6 +74,10 @@ class Freedom:
         factors = np.add(1, self._draw(values.shape, self.amplitude * size, values.dtype))
         varied: NDArray[_Dtype] = np.multiply(values, factors)
         return varied
+
+    def round_operand(self, operand: NDArray[_Dtype]) -> NDArray[_Dtype]:
+        """Change each number of a contraction's operand by what rounding it to bfloat16 may change, if programs may."""
+        return self.vary(operand, HALF) if self.halved else operand
 
     def _draw(self, shape: tuple[int, ...], scale: float, dtype: np.dtype[_Dtype]) -> NDArray[_Dtype]:
         """Normal numbers with the standard deviation ``scale``."""

@@ -20,7 +20,8 @@ def find_integer_ranges(function: tirx.PrimFunc) -> dict[int, tuple[int, int]]:
     """The least and the greatest integer of each integer parameter of a function, by the parameter's position.
 
     An integer that an index depends on is at least 0, and less than the least extent that is indexed with it. An
-    integer that a divisor depends on is positive.
+    integer that a divisor depends on is positive. A uint16 parameter that is neither is left out: it may hold the bits
+    of bfloat16 numbers, of which small integers are denormal ones.
     """
     loads, divisors = _find_uses(function)
     ranges: dict[int, tuple[int, int]] = {}
@@ -29,6 +30,8 @@ def find_integer_ranges(function: tirx.PrimFunc) -> dict[int, tuple[int, int]]:
         if kind.kind not in "iu":
             continue
         name = parameter.name
+        if kind == np.uint16 and name not in loads and name not in divisors:
+            continue
         low, high = (_LOW, _HIGH) if kind.kind == "i" else (0, _HIGH)
         if name in divisors:
             low = 1

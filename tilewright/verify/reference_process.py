@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tilewright.frontend.network import PRODUCTS
 from tilewright.tensor import Array
+from tilewright.verify.freedom import HALF
 
 __all__ = ["EvaluatorSide", "RuntimeSide"]
 
@@ -66,6 +68,8 @@ class RuntimeSide:
         options.add_session_config_entry("session.disable_prepacking", "1")
         self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._names = list(names)
+        halved = self._session.get_modelmeta().custom_metadata_map.get(PRODUCTS)
+        self._size = _ROUNDING if halved is None else HALF
 
     def outputs(self, inputs: Sequence[Array]) -> list[Array]:
         """The outputs for ``inputs``, in the model's own precision."""
@@ -73,12 +77,12 @@ class RuntimeSide:
         return [np.asarray(output) for output in self._session.run(None, feeds)]
 
     def rounded(self, inputs: Sequence[Array], seed: int, amplitude: float) -> list[Array]:
-        """The outputs for disturbed inputs; ``amplitude`` 1 changes each number by some roundings."""
+        """The outputs for disturbed inputs; ``amplitude`` 1 changes each number by some roundings of a program's."""
         generator = np.random.default_rng(seed)
         disturbed: list[Array] = []
         for array in inputs:
             if array.dtype.kind == "f":
-                factors = 1 + amplitude * _ROUNDING * generator.standard_normal(array.shape)
+                factors = 1 + amplitude * self._size * generator.standard_normal(array.shape)
                 array = np.multiply(array, factors).astype(array.dtype)
             disturbed.append(array)
         return self.outputs(disturbed)

@@ -14,7 +14,7 @@ from tests.kernels import call_kernel, compile_kernel
 from tests.targets import lane_target, require
 from tilewright.graph.quantised.weight_formats import to_pairs
 from tilewright.graph.tasks import task_of
-from tilewright.ops.contraction.dot_products import find_dot_product, pairs_fit
+from tilewright.ops.contraction.dot_products import Operands, find_dot_product, multiplies_signed, pairs_fit
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -30,6 +30,8 @@ from tilewright.target import Target
         ("llvm:skylake-avx512:x86_64-linux-gnu", 16, "vpmaddwd"),
         ("llvm:haswell:x86_64-linux-gnu", 8, "vpmaddwd"),
         ("llvm:x86-64-v2:x86_64-linux-gnu", 4, "vpmaddwd"),
+        ("llvm:neoverse-v1:aarch64-linux-gnu", 4, "usdot"),
+        ("llvm:cortex-a76:aarch64-linux-gnu", 4, "sdot"),
     ],
 )
 def test_each_target_has_its_instruction(text: str, lanes: int, name: str) -> None:
@@ -57,7 +59,7 @@ def test_weights_that_fit_have_the_faster_instruction(text: str, lanes: int, nam
     import tvm
 
     target = Target.parse(text)
-    function = byte_dense(4, (2, 8, lanes, 4), 2 * lanes, fits=True)
+    function = byte_dense(4, (2, 8, lanes, 4), 2 * lanes, "fitting")
     space = make_space(task_of("dense", function, (1,)), target)
     code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
     assert name.removeprefix("v") in code
@@ -81,8 +83,26 @@ def test_the_first_pairs_beyond_the_range_do_not_fit(weights: list[list[int]]) -
     assert not pairs_fit(np.asarray(weights, np.int8))
 
 
-def test_arm_has_plain_code() -> None:
-    assert find_dot_product(Target.parse("llvm:cortex-a76:aarch64-linux-gnu"), 4) is None
+def test_arm_without_dot_products_has_plain_code() -> None:
+    target = Target.parse("llvm:cortex-a53:aarch64-linux-gnu")
+    assert find_dot_product(target, 4) is None
+    assert not multiplies_signed(target)
+
+
+def test_shifted_data_take_one_instruction_where_they_are_wanted() -> None:
+    import tvm
+
+    target = Target.parse("llvm:cortex-a76:aarch64-linux-gnu")
+    assert multiplies_signed(target)
+    counts = []
+    kinds: tuple[Operands, ...] = ("any", "shifted")
+    for operands in kinds:
+        space = make_space(task_of("dense", byte_dense(4, (2, 8, 4, 4), 8, operands), (1,)), target)
+        code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+        counts.append(code.count("\tsdot\t"))
+    assert counts[0] > counts[1] == 4 * 2 * 8
+    assert not multiplies_signed(Target.parse("llvm:neoverse-v1:aarch64-linux-gnu"))
+    assert not multiplies_signed(Target.parse("llvm:cascadelake:x86_64-linux-gnu"))
 
 
 def convolve(data: NDArray[Any], weight: NDArray[Any], stride: int, pad: int, zero: int) -> NDArray[np.int32]:
@@ -116,7 +136,7 @@ def test_sums_are_exact_in_every_program(
     assert pairs_fit(weight) == fits
     wanted = convolve(data, weight, stride, pad, 200)
     packed = to_pairs(weight) if together == 2 else weight
-    function = byte_conv2d(shape, packed.shape, (stride, stride), (pad,) * 4, (1, 1), 200, fits)
+    function = byte_conv2d(shape, packed.shape, (stride, stride), (pad,) * 4, (1, 1), 200, "fitting" if fits else "any")
     space = make_space(task_of("conv", function, (1,)), target)
     assert space.template.startswith("contraction/")
     for config in [space.default(), *sample(space, rng, 1)]:
@@ -156,7 +176,8 @@ def test_depthwise_sums_are_exact_in_every_program(
         assert np.array_equal(result.numpy(), wanted)
 
 
-def test_a_machine_without_an_instruction_computes_the_same() -> None:
+@pytest.mark.parametrize("shifted", [False, True])
+def test_a_machine_without_an_instruction_computes_the_same(shifted: bool) -> None:
     from tvm import runtime
 
     target = lane_target(4)
@@ -165,11 +186,11 @@ def test_a_machine_without_an_instruction_computes_the_same() -> None:
 
     plain = dataclasses.replace(target, without=("sse4.1", "sse4.2"))
     assert find_dot_product(plain, 4) is None
-    function = byte_dense(3, (3, 4, 4, 4), 10)
+    function = byte_dense(3, (3, 4, 4, 4), 10, "shifted" if shifted else "any")
     space = make_space(task_of("dense", function, (1,)), plain)
     rng = np.random.default_rng(0)
     data, weight = rng.integers(0, 256, (3, 16)).astype(np.uint8), rng.integers(-128, 128, (3, 4, 4, 4)).astype(np.int8)
     result = runtime.tensor(np.zeros((3, 10), np.int32))
     compile_kernel(space.schedule(space.default()).mod, plain)(runtime.tensor(data), runtime.tensor(weight), result)
     matrix = weight.transpose(1, 3, 0, 2).reshape(16, 12)[:, :10].astype(np.int32)
-    assert np.array_equal(result.numpy(), data.astype(np.int32) @ matrix)
+    assert np.array_equal(result.numpy(), (data.astype(np.int32) - 128 * shifted) @ matrix)

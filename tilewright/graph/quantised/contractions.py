@@ -15,7 +15,7 @@ from tilewright.graph.quantised.scaled import Bytes, Computed, Doubles, Scaled, 
 from tilewright.graph.quantised.weight_formats import choose_format
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
-from tilewright.ops.contraction.dot_products import QUAD
+from tilewright.ops.contraction.dot_products import QUAD, SHIFT
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 from tilewright.ops.quads import pack_quads
 
@@ -49,11 +49,18 @@ def _find_zero(form: Scaled | None) -> relax.Expr | None:
 
 
 def _scaled_sums(
-    call: relax.Call, sums: Value, factor: Doubles, columns: NDArray[np.int64], zero: int, computed: relax.Expr | None
+    walk: Rewriter,
+    call: relax.Call,
+    sums: Value,
+    factor: Doubles,
+    columns: NDArray[np.int64],
+    zero: int,
+    computed: relax.Expr | None,
 ) -> Value:
     """What int32 sums of bytes stand for.
 
     Args:
+        walk: says whether the data were shifted before they were multiplied.
         call: the contraction in the network.
         sums: the sums.
         factor: what multiplies them.
@@ -61,6 +68,7 @@ def _scaled_sums(
         zero: the zero point of the data.
         computed: the zero point, if the network computes it.
     """
+    zero -= SHIFT if walk.signed else 0
     offset = (-zero * columns).astype(np.int32) if zero else None
     own = None if computed is None else Computed(computed, columns.astype(np.int32))
     form = Scaled((Term(sums, factor, offset, own),))
@@ -137,13 +145,14 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         packed, stride = sample_pixels(walk, packed, stride), (1, 1)
     shape = shape_of(call)
     n, _, h, w = shape
-    recipe, fits = choose_format(walk, recipe, n * h * w)
+    recipe, operands = choose_format(walk, recipe, n * h * w)
     zero_around = zero if any(padding) else 0
-    function = byte_conv2d(shape_of(packed), recipe.shape, stride, padding, dilation, zero_around, fits)
+    window = (stride, padding, dilation)
+    function = byte_conv2d(shape_of(packed), recipe.shape, *window, zero_around, operands)
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
     columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
-    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
+    return _scaled_sums(walk, call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
 
 
 def _pack_image(walk: Rewriter, source: Value, block: int, places: tuple[int, ...]) -> None:
@@ -181,15 +190,16 @@ def _depthwise_conv2d(
     stride, padding, dilation = read_window(call.attrs)
     if computed is not None and any(padding):
         packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
-    recipe, fits = choose_format(walk, recipe, 0)
-    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, stride, padding, dilation, zero, fits)
+    recipe, operands = choose_format(walk, recipe, 0)
+    window = (stride, padding, dilation)
+    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, *window, zero, operands)
     shape = shape_of(call)
     n, _, h, w = shape
     arguments = [packed, walk.add_weight(recipe)]
     result = walk.call(function, arguments, (n, places // x, h, w, x), "byte_depthwise_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
     columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
-    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
+    return _scaled_sums(walk, call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -214,8 +224,8 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     rows = math.prod(source.shape) // depth
     columns = kernel if n % x == 0 else kernel.take(1, padded_order(n, x))
     recipe = columns.reshape((depth // QUAD, QUAD, -(-n // x), x)).transpose((2, 0, 3, 1))
-    recipe, fits = choose_format(walk, recipe, rows)
-    function = byte_dense(rows, recipe.shape, n, fits)
+    recipe, operands = choose_format(walk, recipe, rows)
+    function = byte_dense(rows, recipe.shape, n, operands)
     result = walk.call(
         function, [walk.reshape(source.base, (rows, depth)), walk.add_weight(recipe)], (rows, n), "byte_dense", "int32"
     )
@@ -224,4 +234,4 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     ones = (1,) * (len(shape) - 1)
     columns = numbers.sum(axis=0, dtype=np.int64).reshape(*ones, -1)
     computed = _find_zero(left.scaled_form)
-    return _scaled_sums(call, sums, (scale * scales).reshape(*ones, -1), columns, zero, computed)
+    return _scaled_sums(walk, call, sums, (scale * scales).reshape(*ones, -1), columns, zero, computed)

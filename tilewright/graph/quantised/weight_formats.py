@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.ops.contraction.dot_products import PAIR, QUAD, pairs_fit
+from tilewright.ops.contraction.dot_products import PAIR, QUAD, Operands, pairs_fit
 
 if TYPE_CHECKING:
     from tilewright.graph.rewriter import Rewriter
@@ -19,24 +19,24 @@ __all__ = ["choose_format", "to_pairs"]
 _PAIR_ROWS = 4
 
 
-def choose_format(walk: Rewriter, recipe: Recipe, rows: int) -> tuple[Recipe, bool]:
-    """The weights in the format that suits the target, and whether products of two neighbours fit int16 together.
+def choose_format(walk: Rewriter, recipe: Recipe, rows: int) -> tuple[Recipe, Operands]:
+    """The weights in the format that suits the target, and what is known of data and weights.
 
     Args:
-        walk: the rewriter. Only with its ``pairs`` the format changes.
+        walk: the rewriter. Only with its ``pairs`` the format changes, and with its ``signed`` data are shifted.
         recipe: weights of int8 in quads: ``(..., quads, x, 4)``.
         rows: rows or pixels that are multiplied with each weight.
 
     Returns:
-        The same recipe, or one of int16 in pairs: ``(..., 2 * quads, x, 2)``; and :func:`pairs_fit`, which is not asked
-        where the target has an instruction for quads.
+        The same recipe, or one of int16 in pairs: ``(..., 2 * quads, x, 2)``; and whether operands are fitting
+        (:func:`pairs_fit`), which is not asked where the target has an instruction for quads, or shifted.
     """
     if not walk.pairs:
-        return recipe, False
+        return recipe, "shifted" if walk.signed else "any"
     quads = recipe.apply({**walk.arrays, **walk.made})
     if pairs_fit(quads):
-        return recipe, True
-    return (recipe if rows < _PAIR_ROWS else walk.make_weight(to_pairs(quads))), False
+        return recipe, "fitting"
+    return (recipe if rows < _PAIR_ROWS else walk.make_weight(to_pairs(quads))), "any"
 
 
 def to_pairs(quads: NDArray[np.generic]) -> NDArray[np.int16]:

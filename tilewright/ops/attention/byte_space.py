@@ -114,6 +114,12 @@ class ByteAttentionSpace(KnobsAlone):
             ChoiceKnob.of("parallel", [0, 1]),
         )
 
+    @property
+    def instruction(self) -> str:
+        """The instruction that multiplies queries by keys; empty: plain code does."""
+        dot = find_dot_product(self.target, self._lanes, self._together)
+        return "" if dot is None else dot.name
+
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs fit the registers, and are the one config of their program. ``(n,)``."""
         c = self._columns(configs)

@@ -9,8 +9,15 @@
     C[0:lanes] = vpdpbusd(C[0:lanes], transpose(A[0:4, 0:lanes]), W[0:lanes, 0:4])
 
 Which instruction does this is a property of the target: ``vpdpbusd`` (AVX512-VNNI, AVX-VNNI), otherwise ``vpmaddwd`` on
-bytes that are widened to pairs of int16, which is exact as well. All other targets run plain code, which is what the
-function of the task says.
+bytes that are widened to pairs of int16, which is exact as well; on Arm ``usdot`` (i8mm), otherwise ``sdot`` (dotprod).
+All other targets run plain code, which is what the function of the task says.
+
+``sdot`` multiplies signed by signed bytes, so that data are shifted by 128. Functions may have shifted data, and leave
+the rest to what follows them. For others each step adds it:
+
+    A * W = (A - 128) * W + 128 * W
+    -->
+    C[0:lanes] = sdot(C[0:lanes] + (sdot(0, 1, W[0:lanes, 0:4]) << 7), broadcast(A[0:4]) ^ 0x80, W[0:lanes, 0:4])
 
 Bytes are widened at each use, which takes half as many instructions again. Functions whose numbers are used often have
 pairs of int16 instead, widened once: ``multiplies_pairs`` says which targets gain by that.
@@ -19,6 +26,10 @@ pairs of int16 instead, widened once: ``multiplies_pairs`` says which targets ga
 ``pairs_fit`` has proved that no two products exceed int16. Such a function's block has the annotation ``FITS``.
 
     C[0:lanes] = C[0:lanes] + vpmaddwd(broadcast(A[0:2]), W[0:lanes, 0:2])
+
+Pairs of bfloat16 numbers are multiplied by ``vdpbf16ps`` (AVX512-BF16) and by ``bfdot`` (Arm, bf16), with float32 sums.
+Both take denormal numbers for zeros, and round sums in their own way, so results differ from those of plain code as
+those of another order of the sum do.
 """
 
 from __future__ import annotations
@@ -26,11 +37,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.ops.contraction.instructions import LLVM_NAMES, find_instruction
 from tilewright.ops.statements import bind_once
 from tilewright.target import Target
 
@@ -38,41 +50,70 @@ if TYPE_CHECKING:
     from tvm.ir import Expr, IRModule, TensorRegion
     from tvm.tirx import SBlock, Stmt
 
-__all__ = ["FITS", "PAIR", "QUAD", "DotProduct", "add_quads", "find_dot_product", "multiplies_pairs", "pairs_fit"]
+__all__ = [
+    "FITS",
+    "PAIR",
+    "QUAD",
+    "SHIFT",
+    "DotProduct",
+    "Operands",
+    "add_quads",
+    "find_dot_product",
+    "find_half_product",
+    "multiplies_pairs",
+    "multiplies_signed",
+    "pairs_fit",
+]
 
+#: What is known of unsigned data and signed weights: nothing; no two products exceed int16 together (``pairs_fit``); or
+#: data are shifted, so that they are signed.
+Operands: TypeAlias = Literal["any", "fitting", "shifted"]
 #: The bytes that one instruction adds to a sum.
 QUAD = 4
 #: The int16 that one instruction adds to a sum.
 PAIR = 2
 #: The annotation of blocks whose weights are proved to fit: see ``pairs_fit``.
 FITS = "tilewright.pairs_fit"
+#: Unsigned bytes minus this are signed ones.
+SHIFT = 128
 #: The largest sum of two weights' sizes for which two products with bytes fit int16: 128 * 255 <= 32767.
 _LARGEST = 128
 #: The even bytes of a quad.
 _EVEN = 0x00FF00FF
+#: The bits that differ between the four bytes of a quad and these minus 128; and four bytes of 1.
+_SIGNS, _ONES = -0x7F7F7F80, 0x01010101
+#: The instructions that multiply bfloat16 numbers.
+_HALVES = ("vdpbf16ps", "bfdot")
 
 
 @dataclass(frozen=True)
 class DotProduct:
-    """An instruction that adds products of quads of bytes, or of pairs of int16, to ``lanes`` sums.
+    """An instruction that adds products of quads of bytes, or of pairs of 16 bits, to ``lanes`` sums.
 
     TVM's ``tensorize`` would do what :meth:`put_into` does, but refuses blocks under a condition (0.27), which tiles
     that stick out have.
 
     Attributes:
         name: of the instruction.
-        lanes: the int32 sums of a vector.
-        together: 4 for quads of bytes, 2 for pairs of int16.
+        lanes: the sums of a vector: int32, or float32 of products of bfloat16 numbers.
+        together: 4 for quads of bytes, 2 for pairs of int16 or of bfloat16 numbers.
+        shifted: whether the data are bytes minus 128, as int8.
     """
 
     name: str
     lanes: int
     together: int = QUAD
+    shifted: bool = False
 
     @property
     def adds(self) -> bool:
         """Whether products are added to the sums by another instruction."""
-        return self.name != "vpdpbusd"
+        return self.name.startswith("vpmadd") or (self.name == "sdot" and not self.shifted)
+
+    @property
+    def halves(self) -> bool:
+        """Whether it multiplies bfloat16 numbers."""
+        return self.name in _HALVES
 
     def put_into(self, module: IRModule, block: str) -> IRModule:
         """The module whose function has the instruction in place of the loops of a block.
@@ -90,14 +131,15 @@ class DotProduct:
 
         function = module["main"]
         body = structural_map(function.body, (s_tir.SBlock, replace))
-        return tvm.ir.IRModule({"main": function.with_body(bind_once(body))})
+        made = tvm.ir.IRModule({"main": function.with_body(bind_once(body))})
+        return _with_wrapper(made, self) if self.halves else made
 
     def _implement(self, block: SBlock) -> SBlock:
         from tvm import s_tir
 
         sums = block.writes[0]
         operands = [region for region in block.reads if not region.source.same_as(sums.source)]
-        if self.together == QUAD:
+        if self.together == QUAD:  # shifted data come first, as the expression reads them
             operands.sort(key=lambda region: str(region.source.ty.dtype) != "uint8")
         else:  # both are int16, and the weights have the lanes besides
             operands.sort(key=_extent)
@@ -117,14 +159,19 @@ class DotProduct:
         """The sums plus the products of quads or pairs.
 
         Args:
-            sums: int32.
-            quads: an int32 of unsigned bytes for each sum; of pairs, two int16 for each.
-            weights: as many signed bytes, of int8, or int16.
+            sums: int32, or float32 of products of bfloat16 numbers.
+            quads: an int32 of unsigned bytes for each sum; of pairs, two int16 for each, or the bits of two bfloat16
+                numbers in uint16.
+            weights: as many signed bytes, of int8, or int16 or uint16.
         """
+        from tvm import tirx
+
+        if self.halves:
+            return tirx.call_pure_extern(f"float32x{self.lanes}", _wrapper(self), sums, quads, weights)
         if self.together == PAIR:
             return sums + self._call(quads, weights)
-        products = {"vpdpbusd": self._vpdpbusd, "vpmaddubsw": self._vpmaddubsw}.get(self.name, self._vpmaddwd)
-        return products(sums, quads, weights)
+        products = {"vpmaddubsw": self._vpmaddubsw, "vpmaddwd": self._vpmaddwd, "sdot": self._sdot}
+        return products.get(self.name, self._unsigned_by_signed)(sums, quads, weights)
 
     def _quads(self, data: TensorRegion) -> Expr:
         """The quad of each sum, as int32: one for all of them, or quads of neighbouring pixels."""
@@ -142,16 +189,29 @@ class DotProduct:
         return tirx.reinterpret(f"int32x{self.lanes}", tirx.Shuffle(flat, order))
 
     def _pairs(self, data: TensorRegion) -> Expr:
-        """The pair of all sums, as int16."""
+        """The pair of all sums, as int16 or uint16."""
         from tvm import tirx
 
         both = tirx.Broadcast(tirx.reinterpret("int32", _load(data, PAIR)), self.lanes)
-        return tirx.reinterpret(f"int16x{PAIR * self.lanes}", both)
+        return tirx.reinterpret(f"{'uint16' if self.halves else 'int16'}x{PAIR * self.lanes}", both)
 
-    def _vpdpbusd(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
+    def _unsigned_by_signed(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
         from tvm import tirx
 
         return self._call(sums, tirx.reinterpret(f"uint8x{self.lanes * QUAD}", quads), weights)
+
+    def _sdot(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
+        """Both operands are signed. What data lack if they were not shifted before depends on the weights alone."""
+        from tvm import tirx
+
+        def constant(value: int) -> Expr:
+            return tirx.Broadcast(tirx.const(value, "int32"), self.lanes)
+
+        kind = f"int8x{self.lanes * QUAD}"
+        if self.shifted:
+            return self._call(sums, tirx.reinterpret(kind, quads), weights)
+        rest = self._call(constant(0), tirx.reinterpret(kind, constant(_ONES)), weights) << constant(7)
+        return self._call(sums + rest, tirx.reinterpret(kind, quads ^ constant(_SIGNS)), weights)
 
     def _vpmaddubsw(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
         """Two products of bytes make an int16, which is exact for weights that fit. Two of these make an int32."""
@@ -159,9 +219,9 @@ class DotProduct:
 
         ones = tirx.Broadcast(tirx.const(1, "int16"), PAIR * self.lanes)
         data = tirx.reinterpret(f"uint8x{QUAD * self.lanes}", quads)
-        name = _LLVM[self.name, self.lanes]
+        name = LLVM_NAMES[self.name, self.lanes]
         halves = tirx.call_llvm_pure_intrin(f"int16x{PAIR * self.lanes}", name, data, weights)
-        pairs = tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _LLVM["vpmaddwd", self.lanes], halves, ones)
+        pairs = tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", LLVM_NAMES["vpmaddwd", self.lanes], halves, ones)
         return sums + pairs
 
     def _vpmaddwd(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
@@ -183,52 +243,35 @@ class DotProduct:
     def _call(self, *arguments: Expr) -> Expr:
         from tvm import tirx
 
-        return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", _LLVM[self.name, self.lanes], *arguments)
+        return tirx.call_llvm_pure_intrin(f"int32x{self.lanes}", LLVM_NAMES[self.name, self.lanes], *arguments)
 
 
-#: The instructions of x86-64 by the extensions that they need, the best first: extensions, name, and lanes.
-_INSTRUCTIONS: tuple[tuple[frozenset[str], str, int], ...] = (
-    (frozenset({"avx512vnni"}), "vpdpbusd", 16),
-    (frozenset({"avx512vnni", "avx512vl"}), "vpdpbusd", 8),
-    (frozenset({"avxvnni"}), "vpdpbusd", 8),
-    (frozenset({"avx512vnni", "avx512vl"}), "vpdpbusd", 4),
-    (frozenset({"avxvnni"}), "vpdpbusd", 4),
-    (frozenset({"avx512bw"}), "vpmaddubsw", 16),
-    (frozenset({"avx2"}), "vpmaddubsw", 8),
-    (frozenset({"ssse3"}), "vpmaddubsw", 4),
-    (frozenset({"avx512bw"}), "vpmaddwd", 16),
-    (frozenset({"avx2"}), "vpmaddwd", 8),
-    (frozenset({"sse4.1"}), "vpmaddwd", 4),
-)
-#: LLVM's names of the instructions.
-_LLVM = {
-    ("vpdpbusd", 16): "llvm.x86.avx512.vpdpbusd.512",
-    ("vpdpbusd", 8): "llvm.x86.avx512.vpdpbusd.256",
-    ("vpdpbusd", 4): "llvm.x86.avx512.vpdpbusd.128",
-    ("vpmaddubsw", 16): "llvm.x86.avx512.pmaddubs.w.512",
-    ("vpmaddubsw", 8): "llvm.x86.avx2.pmadd.ub.sw",
-    ("vpmaddubsw", 4): "llvm.x86.ssse3.pmadd.ub.sw.128",
-    ("vpmaddwd", 16): "llvm.x86.avx512.pmaddw.d.512",
-    ("vpmaddwd", 8): "llvm.x86.avx2.pmadd.wd",
-    ("vpmaddwd", 4): "llvm.x86.sse2.pmadd.wd",
-}
-
-
-def find_dot_product(target: Target, lanes: int, together: int = QUAD, fits: bool = False) -> DotProduct | None:
-    """The best instruction of the target for vectors of ``lanes`` sums; None if it has none.
+def find_dot_product(target: Target, lanes: int, together: int = QUAD, operands: Operands = "any") -> DotProduct | None:
+    """The best instruction of the target for vectors of ``lanes`` sums of bytes or int16; None if it has none.
 
     Args:
         target: the machine.
         lanes: of the vectors.
         together: the products that one sum gets at once: 4 of bytes, 2 of int16, or 1, for which there is none.
-        fits: whether no two products exceed int16 together (:func:`pairs_fit`).
+        operands: what is known of bytes.
     """
-    has = {*target.extensions}
-    able = {QUAD: {"vpdpbusd", "vpmaddwd"}, PAIR: {"vpmaddwd"}}.get(together, set())
-    able |= {"vpmaddubsw"} if fits and together == QUAD else set()
-    names = (name for needs, name, count in _INSTRUCTIONS if count == lanes and needs <= has and name in able)
-    name = next(names, None)
-    return None if name is None else DotProduct(name, lanes, together)
+    shifted = operands == "shifted"
+    able = {QUAD: {"vpdpbusd", "vpmaddwd", "usdot", "sdot"}, PAIR: {"vpmaddwd"}}.get(together, set())
+    able |= {"vpmaddubsw"} if operands == "fitting" and together == QUAD else set()
+    name = find_instruction(target, lanes, {"sdot"} if shifted else able)
+    return None if name is None else DotProduct(name, lanes, together, shifted)
+
+
+def find_half_product(target: Target, lanes: int) -> DotProduct | None:
+    """The target's instruction for vectors of ``lanes`` sums of pairs of bfloat16 numbers; None if it has none."""
+    name = find_instruction(target, lanes, _HALVES)
+    return None if name is None else DotProduct(name, lanes, PAIR)
+
+
+def multiplies_signed(target: Target) -> bool:
+    """Whether the target's best instruction for bytes takes signed data."""
+    dot = find_dot_product(target, target.lanes)
+    return dot is not None and dot.name == "sdot"
 
 
 def multiplies_pairs(target: Target) -> bool:
@@ -275,6 +318,34 @@ def add_quads(instruction: DotProduct | None, lanes: int, sums: Expr, quads: Exp
         weight = (weights << constant(24 - 8 * place)) >> constant(24)
         sums = sums + byte * weight
     return sums
+
+
+def _wrapper(dot: DotProduct) -> str:
+    """The name of the function in LLVM's language that calls the instruction."""
+    return f"tilewright_{dot.name}_{dot.lanes}"
+
+
+def _with_wrapper(module: IRModule, dot: DotProduct) -> IRModule:
+    """The module with a function in LLVM's language that takes the bits of bfloat16 numbers as int16.
+
+    TVM 0.27 makes float32 of every bfloat16, also of an operand of an instruction. So none is in the program.
+    """
+    from tvm.s_tir import Schedule
+
+    sums, numbers = f"<{dot.lanes} x float>", f"<{PAIR * dot.lanes} x bfloat>"
+    bits, name = f"<{PAIR * dot.lanes} x i16>", LLVM_NAMES[dot.name, dot.lanes]
+    text = f"""
+declare {sums} @{name}({sums}, {numbers}, {numbers})
+define linkonce_odr hidden {sums} @{_wrapper(dot)}({sums} %sums, {bits} %data, {bits} %weights) alwaysinline nounwind {{
+  %a = bitcast {bits} %data to {numbers}
+  %w = bitcast {bits} %weights to {numbers}
+  %r = call {sums} @{name}({sums} %sums, {numbers} %a, {numbers} %w)
+  ret {sums} %r
+}}
+"""
+    schedule = Schedule(module)
+    schedule.annotate(schedule.get_sblock("root"), "pragma_import_llvm", text)
+    return schedule.mod
 
 
 def _extent(region: TensorRegion) -> int:

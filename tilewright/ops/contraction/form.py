@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
-from tilewright.ops.contraction.dot_products import FITS, QUAD
+from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, Operands
 from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ KIND, ROLES = "contraction", "tilewright.contraction"
 _NIBBLES = ("rc", "kw", "ri")
 #: The names of the blocks that add and multiply, that pad the data, and that pack the right operand of a product.
 BLOCK, PAD, PACK = "contraction", "pad", "pack"
-#: The name of the block that pads, if all that it does may be to make bytes int16.
+#: The name of the block that pads, if all that it does may be to make bytes int16, or float32 bfloat16.
 WIDEN = "pad_words"
 
 
@@ -76,12 +76,14 @@ class Form:
         rows: whether rows of pixels have an axis of their own.
         padded: whether a block in the function pads the data, or packs the right operand.
         depthwise: whether the data have the lane axis, too. They are then multiplied vector by vector.
-        together: how many inputs an instruction multiplies together: four bytes (a quad) or two int16 (a pair), which
-            are one element here, or 1. The block's last iterator, over the parts of a quad or pair, is no axis.
+        together: how many inputs an instruction multiplies together: four bytes (a quad), or two int16 or bfloat16
+            numbers (a pair), which are one element here, or 1. The block's last iterator, over the parts of a quad or
+            pair, is no axis.
         nibbles: whether the weights are words of eight levels, whose scales are further operands. Then ``rc`` are
             blocks with one scale, ``kw`` the words of a block, and ``ri`` the levels of a word, and scales are in no
             access: they are a small share of the weights. Or such words become numbers in the block that packs.
-        fits: whether no two products of a quad exceed int16 together, whatever the data.
+        operands: what is known of the bytes of quads.
+        halves: whether pairs are of bfloat16 numbers, whose bits are in uint16.
     """
 
     iterators: tuple[str, ...]
@@ -94,7 +96,8 @@ class Form:
     depthwise: bool = False
     together: int = 1
     nibbles: bool = False
-    fits: bool = False
+    operands: Operands = "any"
+    halves: bool = False
 
     @property
     def unpacks(self) -> bool:
@@ -160,12 +163,10 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     reads = [
         _access(region, names, extents) for region in stmt.reads if not region.source.same_as(stmt.writes[0].source)
     ]
+    dtypes = {str(region.source.ty.dtype) for region in stmt.reads}
     depthwise = "rc" not in iterators and "ri" not in iterators
     nibbles = iterators[spatial:] == _NIBBLES
-    data, weights = _find_operands(reads, depthwise, nibbles)
-    if quads:
-        data = _beside_quads(data) if depthwise else _in_groups(data, together)
-        weights = _in_groups(weights, together)
+    data, weights = _find_operands(reads, depthwise, nibbles, together)
     accesses = [_named("A", data), _named("W", weights), _named("C", _access(stmt.writes[0], names, extents))]
     del extents["q"]
     pad = find_pad(schedule, block)
@@ -193,19 +194,30 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         depthwise,
         together,
         nibbles,
-        fits=FITS in stmt.annotations,
+        operands=_find_kind(FITS in stmt.annotations, dtypes),
+        halves=together == PAIR and "uint16" in dtypes,
     )
 
 
-def _find_operands(reads: list[Access], depthwise: bool, nibbles: bool) -> tuple[Access, Access]:
-    """The data and the weights among what a contraction reads."""
+def _find_kind(fits: bool, dtypes: set[str]) -> Operands:
+    """What is known of the bytes that a contraction reads."""
+    if fits:
+        return "fitting"
+    return "shifted" if "int8" in dtypes and "uint8" not in dtypes else "any"
+
+
+def _find_operands(reads: list[Access], depthwise: bool, nibbles: bool, together: int) -> tuple[Access, Access]:
+    """The data and the weights among what a contraction reads, with quads and pairs as their elements."""
     weights = reads[1:] if depthwise else [a for a in reads if "l" in dict(a.steps)]
     data = reads[:1] if depthwise else [a for a in reads if "l" not in dict(a.steps)]
     if nibbles:  # the scales, and perhaps zero points, follow the words
         weights = [a for a in weights if "kw" in dict(a.steps)]
     if len(weights) != 1 or len(data) != 1:
         raise FormError("a contraction multiplies data by weights, of which only the weights have the lane axis")
-    return data[0], weights[0]
+    if together == 1:
+        return data[0], weights[0]
+    grouped = _beside_quads(data[0]) if depthwise else _in_groups(data[0], together)
+    return grouped, _in_groups(weights[0], together)
 
 
 def _axes_of(roles: str) -> tuple[str, ...]:
@@ -277,11 +289,11 @@ def _named(name: str, access: Access) -> Access:
 def _in_groups(access: Access, count: int) -> Access:
     """The access to bytes as one to quads: A[..., 4 * ri + q] --> A[..., ri], W[..., ri, l, q] --> W[..., ri, l].
 
-    Pairs of int16 are alike.
+    Pairs of int16 or bfloat16 numbers are alike.
     """
     steps = [(axis, step) for axis, step in access.steps if axis != "q"]
     if access.itemsize * count != QUAD or ("q", 1) not in access.steps or any(step % count for _, step in steps):
-        raise FormError("a quad of bytes or pair of int16 lies side by side, and none begins inside of another")
+        raise FormError("a quad of bytes or pair of 16 bits lies side by side, and none begins inside of another")
     dims = []
     for dim in access.dims:
         inside = ("q", 1) in dim

@@ -114,6 +114,7 @@ def loop_nest(form: Form, target: Target, columns: Columns) -> LoopNest:
         extra=_extra(form, target, columns, extents, touched),
         extra_names=_EXTRA,
         products=form.together,
+        halves=form.halves,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD
+from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, SHIFT, Operands
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
 from tilewright.ops.contraction.form import BLOCK, WIDEN, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
@@ -27,8 +27,23 @@ __all__ = ["byte_conv2d", "byte_dense", "byte_depthwise_conv2d", "pad_with"]
 _WEIGHTS = {QUAD: "int8", PAIR: "int16"}
 
 
-def _mark(roles: str, fits: bool) -> dict[str, str]:
-    return mark_roles(roles) | ({FITS: "yes"} if fits else {})
+def _mark(roles: str, operands: Operands) -> dict[str, str]:
+    return mark_roles(roles) | ({FITS: "yes"} if operands == "fitting" else {})
+
+
+def _pad(data: Tensor, padding: tuple[int, int, int, int], zero: int, operands: Operands) -> Tensor:
+    """The data with a margin of ``zero``; if they are shifted, minus 128, as int8."""
+    if operands != "shifted":
+        return pad_pixels(data, padding, zero)
+    return pad_pixels(_shift(data, "signed" if any(padding) else WIDEN), padding, zero - SHIFT)
+
+
+def _shift(data: Tensor, name: str) -> Tensor:
+    """Unsigned bytes minus 128, as int8: their highest bit is the other one."""
+    from tvm import te, tirx
+
+    highest = tirx.const(SHIFT, "uint8")
+    return te.compute(data.shape, lambda *at: tirx.reinterpret("int8", data(*at) ^ highest), name=name)
 
 
 def _widen(data: Tensor, together: int) -> Tensor:
@@ -48,7 +63,7 @@ def byte_conv2d(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
     zero: int,
-    fits: bool = False,
+    operands: Operands = "any",
 ) -> PrimFunc:
     """Convolution of NCHW[cb]c bytes with packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
 
@@ -61,7 +76,8 @@ def byte_conv2d(
         padding: top, left, bottom, right.
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
-        fits: whether the weights fit (``pairs_fit``).
+        operands: what is known of them. If they are ``shifted``, 128 is subtracted from the data, so that they are
+            signed, and weights are in quads.
     """
     from tvm import te
 
@@ -69,7 +85,7 @@ def byte_conv2d(
     oo, _, kh, kw, groups, x, together = weight
     a = te.placeholder(data, "uint8", name="data")
     w = te.placeholder(weight, _WEIGHTS[together], name="weight")
-    src = _widen(pad_pixels(a, padding, zero), together)
+    src = _widen(_pad(a, padding, zero, operands), together)
     rows, cols = count_outputs(src, (kh, kw), stride, dilation)
     rc, ry = te.reduce_axis((0, cc), "rc"), te.reduce_axis((0, kh), "ry")
     rx, ri = te.reduce_axis((0, kw), "rx"), te.reduce_axis((0, groups), "ri")
@@ -84,7 +100,7 @@ def byte_conv2d(
             axis=[rc, ry, rx, ri, rq],
         ),
         name=BLOCK,
-        attrs=_mark("boppl/rrrrq", fits),
+        attrs=_mark("boppl/rrrrq", operands),
     )
     return make_function([a, w, c], FUSABLE)
 
@@ -98,7 +114,7 @@ def byte_depthwise_conv2d(
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
     zero: int,
-    fits: bool = False,
+    operands: Operands = "any",
 ) -> PrimFunc:
     """Convolution of every channel of bytes by itself. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
 
@@ -113,7 +129,8 @@ def byte_depthwise_conv2d(
         padding: top, left, bottom, right.
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
-        fits: whether the weights fit (``pairs_fit``).
+        operands: what is known of them. If they are ``shifted``, 128 is subtracted from the data, so that they are
+            signed, and weights are in quads.
     """
     from tvm import te
 
@@ -124,7 +141,7 @@ def byte_depthwise_conv2d(
     w = te.placeholder(weight, "int8", name="weight")
     cols = (left + width + right - dilation[1] * (columns - 1) - 1) // stride[1] + 1
     reach = (cols - 1) * stride[1] + (QUAD * quads - 1) * dilation[1] + 1
-    src = pad_pixels(a, (top, left, bottom, max(right, reach - left - width)), zero)
+    src = _pad(a, (top, left, bottom, max(right, reach - left - width)), zero, operands)
     rows, _ = count_outputs(src, (kh, columns), stride, dilation)
     ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, quads), "rx")
     rq = te.reduce_axis((0, QUAD), "rq")
@@ -138,13 +155,13 @@ def byte_depthwise_conv2d(
             axis=[ry, rx, rq],
         ),
         name=BLOCK,
-        attrs=_mark("boppl/rrq", fits),
+        attrs=_mark("boppl/rrq", operands),
     )
     return make_function([a, w, c], FUSABLE)
 
 
 @lru_cache(KEPT)
-def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = False) -> PrimFunc:
+def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, operands: Operands = "any") -> PrimFunc:
     """``(m, k)`` bytes times packed weights. Gives a PrimFunc (uint8 data, int8 weight, int32 sums ``(m, N)``).
 
     With weights in pairs, these are int16, and data are widened to int16 before they are multiplied.
@@ -153,7 +170,8 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = Fa
         rows: m.
         weight: shape ``(ceil(N/x), k/4, x, 4)``, or in pairs ``(ceil(N/x), k/2, x, 2)``.
         outputs: N. The output leaves out the columns of the last block beyond N.
-        fits: whether the weights fit (``pairs_fit``).
+        operands: what is known of them. If they are ``shifted``, 128 is subtracted from the data, so that they are
+            signed, and weights are in quads.
     """
     from tvm import te
 
@@ -161,12 +179,12 @@ def byte_dense(rows: int, weight: tuple[int, ...], outputs: int, fits: bool = Fa
     a = te.placeholder((rows, groups * together), "uint8", name="data")
     w = te.placeholder(weight, _WEIGHTS[together], name="weight")
     k, q = te.reduce_axis((0, groups), "k"), te.reduce_axis((0, together), "q")
-    src = _widen(a, together)
+    src = _shift(a, WIDEN) if operands == "shifted" else _widen(a, together)
     c = te.compute(
         (rows, oo, x),
         lambda m, o, v: te.sum(src[m, k * together + q].astype("int32") * w[o, k, v, q].astype("int32"), axis=[k, q]),
         name=BLOCK,
-        attrs=_mark("pol/rq", fits),
+        attrs=_mark("pol/rq", operands),
     )
     y = te.compute((rows, outputs), lambda m, n: c[m, n // x, n % x], name="unpack")
     return make_function([a, w, y], FUSABLE)

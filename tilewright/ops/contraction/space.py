@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.ops.contraction.dot_products import DotProduct, find_dot_product
+from tilewright.ops.contraction.dot_products import DotProduct, find_dot_product, find_half_product
 from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.ops.contraction.nibbles import WORD
@@ -92,6 +92,11 @@ class ContractionSpace:
         self.task, self.target = task, target
         self._module, self._form = _read_contraction(task)
         self.knobs: tuple[Knob, ...] = _knobs(self._form, target)
+
+    @property
+    def instruction(self) -> str:
+        """The instruction that multiplies quads or pairs; empty: there are none of either, or it is plain code."""
+        return "" if self._dot is None else self._dot.name
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs fit the registers, keep the code short, and are the one config of their program. ``(n,)``."""
@@ -306,7 +311,10 @@ class ContractionSpace:
     @cached_property
     def _dot(self) -> DotProduct | None:
         """The instruction that multiplies quads or pairs."""
-        return find_dot_product(self.target, self._form.extents["l"], self._form.together, self._form.fits)
+        form, lanes = self._form, self._form.extents["l"]
+        if form.halves:
+            return find_half_product(self.target, lanes)
+        return find_dot_product(self.target, lanes, form.together, form.operands)
 
     @cached_property
     def _is_product(self) -> bool:
