@@ -86,7 +86,9 @@ def _fetches(sums: For, loops: list[For], writer: SBlockRealize) -> Iterator[Stm
     each = -(-count // steps)
     zero = tirx.const(0, str(lanes.loop_var.ty.dtype))
     inside = dict(zip((axis.var for axis in writer.block.iter_vars), writer.iter_values, strict=True))
-    regions = [(writer.block.writes[0], 1), *((region, 0) for region in writer.block.reads)]
+    written = writer.block.writes[0]
+    others = [region for region in writer.block.reads if not region.source.same_as(written.source)]
+    regions = [(written, 1), *((region, 0) for region in others)]
     regions = [(region, writes) for region, writes in regions if _follows(region, inside, rows.loop_var)]
     for part in range(each):
         row = sums.loop_var * count // steps
