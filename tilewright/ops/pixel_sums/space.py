@@ -41,7 +41,7 @@ _RANKED = 4
 #: The number of the choice of no loops around the chunks.
 _NO_BLOCKS = OUTSIDE.index("")
 #: The place of each knob.
-_TILE, _CHUNKS, _PARTS, _OUTSIDE, _COLUMNS, _PAD = slice(0, 4), 4, 5, 6, 7, 8
+_TILE, _CHUNKS, _PARTS, _OUTSIDE, _COLUMNS, _PAD, _AHEAD = slice(0, 4), 4, 5, 6, 7, 8, 9
 
 
 def _analyse(task: Task) -> tuple[IRModule, Form]:
@@ -135,6 +135,7 @@ class PixelSumsSpace(KnobsAlone):
         if self._form.is_product:
             # Packing the left matrix gains 3 to 8 %, and packing the right one nothing.
             config[_PAD] = 1
+            config[_AHEAD] = 1  # 3.35 ms instead of 3.60 for 2048 tokens, 256 x 1024; 3152 tokens gained 1 %
             unrolled = self._combinations(config, (_COLUMNS,))
             config = unrolled[self.valid(unrolled)][-1]
         return config
