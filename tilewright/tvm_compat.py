@@ -20,6 +20,7 @@ from typing import Any
 
 from tilewright.control_groups import control_groups
 from tilewright.errors import TargetError
+from tilewright.fetching import LOCAL_SUMS, fetch_ahead
 
 __all__ = [
     "keep_interrupts",
@@ -39,8 +40,8 @@ __all__ = [
     "wanted_threads",
 ]
 
-#: How many numbers a byte can be.
-_BYTE_VALUES = 256
+#: How many numbers a byte can be; the most numbers of a buffer that is kept on the stack, 32 vectors of 16.
+_BYTE_VALUES, _STACK_NUMBERS = 256, 512
 
 
 def usable_cores(root: Path = Path("/")) -> int:
@@ -239,12 +240,13 @@ def keep_nan(module: Any) -> Any:
     TVM 0.27: ``max(a, b)`` is ``a > b ? a : b``, which is b if a number is NaN. Its ReLU and Clip have the constant as
     b. In the other order LLVM makes the same single instruction (``maxps`` gives its second operand), so this costs
     nothing. The maximum of two tensors keeps a NaN of the second one only. Called when a kernel is compiled: the
-    programs of tasks, and so their keys, stay as they are.
+    programs of tasks, and so their keys, stay as they are. Fetches ahead (``tilewright.fetching``) come then, too.
     """
     from tvm import tirx
     from tvm_ffi import structural_map
 
     vector_lookups()
+    local_sums()
 
     def swapped(node: Any) -> Any:
         if _is_scalar(node.b) and not _is_scalar(node.a) and str(node.b.ty.dtype).startswith(("float", "bfloat")):
@@ -254,29 +256,24 @@ def keep_nan(module: Any) -> Any:
     made = module
     for var, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc):
-            body = structural_map(function.body, ((tirx.Max, tirx.Min), swapped))
+            fetching = fetch_ahead(function)
+            body = structural_map(fetching.body, ((tirx.Max, tirx.Min), swapped))
             if not body.same_as(function.body):
                 made = module.clone() if made is module else made
-                made.update_func(var, function.with_body(body))
+                made.update_func(var, fetching.with_body(body))
     return made
 
 
 def vector_lookups() -> None:
     """Let targets with AVX512-VBMI look up a vector of bytes in a table of 256 bytes by two instructions.
 
-    TVM 0.27: a load at a vector of indices is one load for each of them, which was most of the time of a convolution
-    whose results are looked up. A pass after ``VectorizeLoop``, which TVM's pipeline calls by its name, replaces them:
+    TVM 0.27: a load at a vector of indices is one load for each, most of the time of a convolution before a look-up.
 
         table[indices]  -->  select(indices < 128, vpermi2b(table[0:128], indices), vpermi2b(table[128:256], indices))
     """
-    import tvm
     from tvm import ir, tirx
     from tvm.target.codegen import target_has_features
     from tvm_ffi import structural_map
-
-    vectorize = tirx.transform.VectorizeLoop
-    if getattr(vectorize, "followed_by_lookups", False):
-        return
 
     def replaced(load: Any) -> Any:
         lanes = load.ty.dtype.lanes
@@ -285,17 +282,48 @@ def vector_lookups() -> None:
         return _look_up(table, index, lanes) if whole and 1 < lanes <= 64 and not isinstance(index, tirx.Ramp) else load
 
     def look_up(function: Any, _module: Any, _context: Any) -> Any:
-        target = function.attrs["target"] if function.attrs is not None and "target" in function.attrs else None
+        target = dict(function.attrs or {}).get("target")
         if target is None or target.kind.name != "llvm" or not target_has_features("avx512vbmi", target):
             return function
         return function.with_body(structural_map(function.body, (ir.TensorLoad, replaced)))
 
-    def both(enable_vectorize: bool = True) -> Any:
-        after = tirx.transform.prim_func_pass(look_up, opt_level=0)
-        return tvm.transform.Sequential([vectorize(enable_vectorize), after])
+    _follow_pass("VectorizeLoop", look_up)
 
-    both.followed_by_lookups = True  # type: ignore[attr-defined]
-    tirx.transform.VectorizeLoop = both
+
+def local_sums() -> None:
+    """Keep small buffers of functions with ``tilewright.fetching.LOCAL_SUMS`` on the stack.
+
+    TVM 0.27 gets them from its runtime, so LLVM knows of other pointers, and stores a tile's sums before each prefetch.
+    """
+    from tvm import tirx
+    from tvm_ffi import structural_map
+
+    def keep(node: Any) -> Any:
+        size = math.prod(getattr(extent, "value", _STACK_NUMBERS + 1) for extent in node.buffer.ty.shape)
+        own = dict(node.annotations or {}) | {"disable_lower_builtin": tirx.const(True, "bool")}
+        return tirx.AllocBuffer(node.buffer, own) if size <= _STACK_NUMBERS else node
+
+    def look(function: Any, _module: Any, _context: Any) -> Any:
+        if LOCAL_SUMS not in dict(function.attrs or {}):
+            return function
+        return function.with_body(structural_map(function.body, (tirx.AllocBuffer, keep)))
+
+    _follow_pass("StorageRewrite", look)
+
+
+def _follow_pass(name: str, change: Any) -> None:
+    """Let ``change`` follow a pass that TVM's pipeline calls by its name."""
+    import tvm
+    from tvm.tirx import transform
+
+    before = getattr(transform, name)
+
+    def both(*arguments: Any) -> Any:
+        return tvm.transform.Sequential([before(*arguments), transform.prim_func_pass(change, opt_level=0)])
+
+    if not hasattr(before, "is_followed"):
+        both.is_followed = True  # type: ignore[attr-defined]
+        setattr(transform, name, both)
 
 
 def _look_up(table: Any, index: Any, lanes: int) -> Any:
@@ -347,9 +375,8 @@ def lean_kernels() -> Any:
     """
     import tvm
 
-    return tvm.transform.PassContext(
-        opt_level=3, config={"tirx.disable_assert": True}, disabled_pass=["tirx.CommonSubexprElim"]
-    )
+    config = {"tirx.disable_assert": True}
+    return tvm.transform.PassContext(opt_level=3, config=config, disabled_pass=["tirx.CommonSubexprElim"])
 
 
 def unchecked_schedules() -> None:

@@ -22,6 +22,7 @@ from tilewright.space.loop_nest import Annotation
 from tilewright.space.module import task_module
 from tilewright.target import Target
 from tilewright.task import Task
+from tilewright.tvm_compat import keep_nan
 
 CASES: dict[str, tuple[Any, ...]] = {
     # inputs, block of inputs, (height, width), outputs, kernel, stride, padding, dilation, epilogue
@@ -345,6 +346,31 @@ def test_rows_of_a_large_product_are_cut_into_chunks_that_the_cache_holds() -> N
     assert 4 * depth * rows // tile[0] <= large.target.l2 // 2
 
 
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+def test_lines_are_fetched_ahead_without_storing_sums(lanes: int) -> None:
+    import tvm
+
+    rows, depth, blocks = 51, 64, 6
+    tensors = dense(rows, depth, blocks * LANES, "relu")
+    here = ContractionSpace(make_task(tensors, "pol/r"), dataclasses.replace(target(), lanes=lanes))
+    assert here.template == "contraction/3"
+    config = here.default()
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal([int(n) for n in t.shape]).astype("float32") for t in tensors]
+    texts, outputs = [], []
+    for ahead in (0, 1):
+        config[-1] = ahead
+        assert here.valid(config[None])[0]
+        module = here.schedule(config).mod
+        texts.append(keep_nan(module).script())
+        given = [tvm.runtime.tensor(a) for a in (*arrays[:-1], np.full_like(arrays[-1], np.nan))]
+        call_kernel(module, target(), *given)
+        outputs.append(given[-1].numpy())
+    assert "prefetch" not in texts[0]
+    assert "prefetch" in texts[1]
+    np.testing.assert_array_equal(outputs[0], outputs[1])
+
+
 def test_likely_configs_start_with_the_default() -> None:
     for name in ("products", "1x1 on 13x13", "dense 1"):
         configs = space(name).likely(4)
@@ -373,4 +399,4 @@ def test_what_is_no_contraction_is_refused() -> None:
         with pytest.raises(SpaceError):
             ContractionSpace(make_task(dense(2, 8, 16, "none"), roles), target())
     with pytest.raises(SpaceError, match="has indices 0 to"):
-        space("dense 1").schedule(np.full(9, 10_000, dtype=np.int32))
+        space("dense 1").schedule(np.full(len(space("dense 1").knobs), 10_000, dtype=np.int32))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
+from tilewright.fetching import AHEAD
 from tilewright.ops.contraction.dot_products import DotProduct
 from tilewright.ops.contraction.form import BLOCK, Form, find_pad
 from tilewright.ops.statements import bind_once
@@ -49,6 +50,7 @@ class Decisions:
         unroll_kernel: what is written out of the kernel: 0 nothing, 1 its columns, 2 all of it.
         parallel: number of outermost loops that make the parallel loop; batch and groups count as one.
         pad: one of ``PAD_PARALLEL``, ``PAD_INSIDE``, ``PAD_SERIAL``.
+        ahead: whether lines that a tile writes are fetched while it is summed.
     """
 
     o: tuple[int, ...]
@@ -60,6 +62,7 @@ class Decisions:
     unroll_kernel: int
     parallel: int
     pad: int
+    ahead: bool = False
 
 
 def prepare(module: IRModule, form: Form) -> tuple[Schedule, SBlockRV, SBlockRV, SBlockRV | None, bool]:
@@ -268,6 +271,8 @@ def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotPr
     _run_parallel(schedule, outer[:depth] if decisions.parallel > 0 else [], pad, decisions.pad)
     begin = schedule.decompose_reduction(block, reduction[0])
     if dot is None:
+        if decisions.ahead and joins:
+            schedule.annotate(reduction[-1], AHEAD, 1)
         return schedule
     schedule.vectorize(schedule.get_loops(schedule.get_child_blocks(begin)[0])[-1])
     return Schedule(dot.put_into(schedule.mod, schedule.get(block).name_hint))

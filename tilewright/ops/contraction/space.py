@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from tilewright.ops.contraction.dot_products import DotProduct, find_dot_product, find_half_product
 from tilewright.ops.contraction.form import KIND, Form, read_form
+from tilewright.ops.contraction.knobs import AHEAD, ORDERS, make_knobs
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.ops.contraction.nibbles import WORD
-from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Decisions, build_program, prepare
+from tilewright.ops.contraction.program import PAD_INSIDE, PAD_SERIAL, Decisions, build_program, prepare
 from tilewright.ops.contraction.traffic import is_product, relative_traffic
 from tilewright.space.configs import choices_of
-from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob, divisors
+from tilewright.space.knob import Knob
 from tilewright.space.loop_nest import LoopNest
 from tilewright.space.module import form_errors, space_errors, task_module
 from tilewright.space.space import Configs, DesignSpace
@@ -32,32 +33,25 @@ __all__ = ["ContractionSpace", "ContractionTemplate"]
 
 #: Most multiply-adds that are written out in the innermost loop. More take LLVM long and leave the instruction cache.
 _BODY = 512
-#: Most rows, and most blocks of outputs, of a register tile.
-_ROWS, _OUTS = 4, 8
-#: Most inputs of a block that are written out.
-_UNROLL = 16
 #: Multiply-adds that the default writes out, about. With 112 kernels took LLVM a tenth longer, and were not faster
 #: (MobileNetV3-large, 2 cores of an Intel Emerald Rapids).
 _WRITTEN_OUT = 32
-#: Orders of (o0, o1, h0, w0) by number. With o1 = 1 the first three make different programs, otherwise all but the
-#: third (``ContractionSpace._one_program_one_config``).
+#: The numbers of ``ORDERS``. With o1 = 1 the first three make different programs, otherwise all but the third
+#: (``ContractionSpace._one_program_one_config``).
 _O_H_O_W, _H_O_W_O, _H_W_O, _O_H_W_O = 0, 1, 2, 3
-_ORDERS = ((0, 2, 1, 3), (2, 0, 3, 1), (2, 3, 0, 1), (0, 2, 3, 1))
-#: Orders of (rc, kh, kw, ri) by number.
-_RC_FIRST, _KERNEL_FIRST, _COLUMNS_LAST = (0, 1, 2, 3), (1, 2, 0, 3), (0, 1, 3, 2)
 #: Register tiles of a product that are ranked together with their outer loops.
 _RANKED = 12
 #: Multiply-adds (about 10 µs) below which waking other threads costs more than it saves.
 _PARALLEL_WORK = 1 << 18
 
 
-def _analyse(task: Task) -> tuple[IRModule, Form]:
-    """The task's function with narrow indices, and the form of the contraction in it."""
+def _analyse(task: Task) -> tuple[IRModule, Form, bool]:
+    """The task's function with narrow indices, the form of its contraction, and whether its tiles write the result."""
     module = narrow_indices(task_module(task))
     with form_errors(f"{task.name!r} has not the form of a contraction"):
         form = read_form(module)
-        prepare(module, form)
-    return module, form
+        joins = prepare(module, form)[-1]
+    return module, form, joins
 
 
 _read_contraction = FormReader(_analyse)
@@ -69,9 +63,11 @@ class ContractionSpace:
     Attributes:
         task: the task that is scheduled.
         target: the machine it is scheduled for.
-        template: ``contraction/2`` (1 compiled tiles that stick out with a test in their inner loop).
+        template: ``contraction/2`` (1 compiled tiles that stick out with a test in their inner loop); ``contraction/3``
+            of products of matrices, which has the knob ``ahead``.
         knobs: ``tile_o``, ``tile_h``, ``tile_w``, ``order``, ``reduction``, ``unroll``, ``unroll_kernel``,
-            ``parallel``, ``pad``. A knob that the task does not need has one choice.
+            ``parallel``, ``pad``, ``ahead``: whether lines that a tile writes are fetched while it is summed. A knob
+            that the task does not need has one choice.
         has_loop_nest: true.
     """
 
@@ -90,8 +86,10 @@ class ContractionSpace:
             SpaceError: the function cannot be read.
         """
         self.task, self.target = task, target
-        self._module, self._form = _read_contraction(task)
-        self.knobs: tuple[Knob, ...] = _knobs(self._form, target)
+        self._module, self._form, self._joins = _read_contraction(task)
+        self.knobs: tuple[Knob, ...] = make_knobs(self._form, target, self._fetches)
+        if self._fetches:
+            self.template = "contraction/3"
 
     @property
     def instruction(self) -> str:
@@ -111,6 +109,8 @@ class ContractionSpace:
         ok &= (body <= _BODY) | (c.unroll * kernel == 1)
         ok &= self._one_program_one_config(configs, c)
         ok &= self._parallel_fits(configs, c)
+        if self._fetches:  # a tile of one vector is written at once
+            ok &= (configs[:, AHEAD] == 0) | (c.outs * c.cols > 1)
         return ok
 
     def _one_program_one_config(self, configs: Configs, c: Columns) -> NDArray[np.bool_]:
@@ -188,6 +188,11 @@ class ContractionSpace:
             rows[:, 2] = np.tile(levels, len(rows) // len(levels))
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
+        if self._fetches and not self._small:
+            # ViT-tiny's products took 0.83 to 0.95 of the time, and none took longer.
+            fetching = best.copy()
+            fetching[AHEAD] = 1
+            best = fetching if self.valid(fetching[None])[0] else best
         return best
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
@@ -196,9 +201,18 @@ class ContractionSpace:
         Raises:
             SpaceError: TVM cannot make the program.
         """
-        tile_o, tile_h, tile_w, order, reduction, unroll, kernel, parallel, pad = choices_of(self, config)
+        tile_o, tile_h, tile_w, order, reduction, unroll, kernel, parallel, pad, *more = choices_of(self, config)
         decisions = Decisions(
-            tile_o, tile_h, tile_w, _ORDERS[order[0]], reduction, unroll[0], kernel[0], parallel[0], pad[0]
+            tile_o,
+            tile_h,
+            tile_w,
+            ORDERS[order[0]],
+            reduction,
+            unroll[0],
+            kernel[0],
+            parallel[0],
+            pad[0],
+            ahead=any(choice[0] for choice in more),
         )
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
             return build_program(self._module, self._form, decisions, self._dot)
@@ -209,7 +223,7 @@ class ContractionSpace:
         rows_loop = h[:, 0] if self._form.rows else w[:, 0]
         return Columns(
             outer=np.stack([o[:, 0], o[:, 1], rows_loop, w[:, 1]], axis=1),
-            order=np.asarray(_ORDERS, dtype=np.int64)[values[3][:, 0]],
+            order=np.asarray(ORDERS, dtype=np.int64)[values[3][:, 0]],
             outs=o[:, 2],
             rows=h[:, 1],
             cols=w[:, 2],
@@ -259,7 +273,7 @@ class ContractionSpace:
         nest = self.loop_nest(configs)
         iterations = 2.0 ** nest.extra[:, nest.extra_names.index("log2_parallel")]
         balance = nest.extra[:, nest.extra_names.index("balance")]
-        small = self._form.bytes("C") / 4 * self._reduced() < _PARALLEL_WORK
+        small = self._small
         cores = self.target.cores
         cost = np.where(c.parallel > 0, 1.0, 0.0) if small else 4.0 * (1 - np.where(c.parallel > 0, balance, 1 / cores))
         cost = cost + 0.3 * np.log2(np.maximum(1.0, 4 * cores / iterations)) * (not small) + 0.001 * np.log2(iterations)
@@ -329,54 +343,18 @@ class ContractionSpace:
     def _packs(self) -> bool:
         return self._form.padded and "n" in self._form.iterators and "h" not in self._form.iterators
 
+    @property
+    def _fetches(self) -> bool:
+        """Whether a tile's lines may be fetched ahead: those of a product of matrices of float32 numbers."""
+        return self._is_product and self._joins and self._dot is None and self._form.extents["l"] > 1
+
+    @property
+    def _small(self) -> bool:
+        """Whether waking other threads costs more than it saves."""
+        return self._form.bytes("C") / 4 * self._reduced() < _PARALLEL_WORK
+
     def _reduced(self) -> int:
         return int(np.prod([self._form.extents[a] for a in ("rc", "kh", "kw", "ri")]))
-
-
-def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
-    extents = form.extents
-    pixels = extents["w"]
-    outs = target.registers // 2 if pixels * extents["h"] < 4 else _OUTS
-    tile_o = [
-        (extents["o"] // (o1 * o2), o1, o2)
-        for o2 in divisors(extents["o"])
-        if o2 <= outs
-        for o1 in divisors(extents["o"] // o2)
-        if o1 == 1 or o1 < extents["o"] // o2
-    ]
-    tile_h = [(extents["h"] // r, r) for r in divisors(extents["h"]) if r <= (_ROWS if form.rows else 1)]
-    tile_w = []
-    for cols in range(1, min(pixels, target.registers - 2) + 1):
-        tiles = -(-pixels // cols)
-        # A tile that sticks out gets code of its own. For that, the loop over tiles must not be split.
-        outer = divisors(tiles) if not form.rows and pixels % cols == 0 else [1]
-        tile_w += [(f, tiles // f, cols) for f in outer if f == 1 or f < tiles]
-    reductions = [_RC_FIRST]
-    if extents["kh"] * extents["kw"] > 1 and not form.depthwise and not form.nibbles:
-        reductions += [_KERNEL_FIRST] if extents["rc"] > 1 else []
-        reductions += [_COLUMNS_LAST] if extents["kw"] > 1 else []
-    depths = ([0, 1] if extents["n"] * extents["g"] > 1 else [0]) + [2, 3, 4, 5]
-    kernel = [0, 1] if extents["kw"] > 1 else [0]
-    if form.depthwise and extents["kh"] > 1:
-        kernel = [*kernel, 2]
-    return (
-        SplitKnob("tile_o", tuple(tile_o), extents["o"]),
-        SplitKnob("tile_h", tuple(tile_h), extents["h"]),
-        SplitKnob("tile_w", tuple(tile_w), pixels),
-        ChoiceKnob.of("order", range(len(_ORDERS))),
-        OrderKnob.of("reduction", reductions),
-        ChoiceKnob.of("unroll", [d for d in divisors(extents["ri"]) if d <= _UNROLL]),
-        ChoiceKnob.of("unroll_kernel", kernel),
-        ChoiceKnob.of("parallel", depths),
-        ChoiceKnob.of("pad", _places(form)),
-    )
-
-
-def _places(form: Form) -> list[int]:
-    """Where data may be padded or widened. Rows and columns that are one axis are widened before the contraction."""
-    if not form.padded:
-        return [PAD_PARALLEL]
-    return [PAD_PARALLEL, PAD_SERIAL] if form.fused else [PAD_PARALLEL, PAD_INSIDE, PAD_SERIAL]
 
 
 class ContractionTemplate:

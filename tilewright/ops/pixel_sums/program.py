@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
+from tilewright.fetching import AHEAD
 from tilewright.ops.pixel_sums.form import BLOCK, PAD, Form
 from tilewright.space.loops import lanes_in
 
@@ -48,6 +49,7 @@ class Decisions:
         unroll: columns that are written out.
         pad_inside: whether a chunk is padded just before its use, instead of all data before the sum.
         packed: the blocks of ``PACKS`` that pack a chunk just before its use. The others are left out.
+        ahead: whether the sums before a tile's are fetched while it is summed.
     """
 
     tile: dict[str, int]
@@ -58,6 +60,7 @@ class Decisions:
     unroll: int
     pad_inside: bool
     packed: tuple[str, ...] = ()
+    ahead: bool = False
 
 
 @dataclass
@@ -232,6 +235,8 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
     program.pack(total)
     schedule.parallel(parallel)
     schedule.decompose_reduction(tile, program.first_pixel)
+    if decisions.ahead:
+        schedule.annotate(program.first_pixel, AHEAD, 1)
     start = schedule.decompose_reduction(total, schedule.get_loops(total)[1])
     schedule.vectorize(schedule.get_loops(start)[-1])
     return schedule
