@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
 from tilewright.ops.statements import load, make_sequence, store
+from tilewright.ops.summed.tiles import SUMMED, Tiles
 from tilewright.ops.written import declare
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["add_sums"]
 
-#: The dtype of the sums: that of :mod:`tilewright.ops.pixel_sums.statistics`.
-_SUMMED = "float64"
 #: Slots for each core, at most.
 _SLOTS = (4, 2, 1)
 
@@ -78,8 +77,10 @@ class _Adder:
         extent = 1 if loop is None else int(loop.extent)
         self._slots = next((n * self._cores for n in _SLOTS if extent % (n * self._cores) == 0), 0)
         self._slots = self._slots or min(extent, _SLOTS[0] * self._cores)
-        self._kept = declare("kept_sums", (self._slots, 2, self._blocks, self._lanes), _SUMMED)
-        body = structural_map(root.body, (BufferStore, self._store))
+        self._kept = declare("kept_sums", (self._slots, 2, self._blocks, self._lanes), SUMMED)
+        self._tiles = Tiles(self._result, self._slot)
+        body = self._tiles.keep(root.body, self._make_sums, self._kept)
+        body = structural_map(body, (BufferStore, self._store))
         body = structural_map(body, (SBlockRealize, self._name_slot))
         if loop is None:
             body = make_sequence([self._zero(), body])
@@ -89,7 +90,7 @@ class _Adder:
         end = dict(zip(self._form.module["main"].params, self._params, strict=True))
         finish = _replace_buffers(self._form.finish, end)
         body = make_sequence([body, self._total(), finish])
-        buffers = [*root.alloc_buffers, self._kept, self._form.sums]
+        buffers = [*root.alloc_buffers, *self._tiles.buffers, self._kept, self._form.sums]
         made = SBlock([], [], [], "root", body, None, buffers)
         function = tirx.PrimFunc(
             self._params, SBlockRealize([], tirx.const(True, "bool"), made), self._scheduled.ret_type
@@ -145,22 +146,33 @@ class _Adder:
 
     def _store(self, node: BufferStore) -> Stmt:
         """A store of the result, and what adds the number to both sums."""
-        if not node.buffer.same_as(self._result):
+        if not node.buffer.same_as(self._result) or self._tiles.has(node):
             return node
+        _, block, _, _, lane = node.indices
+        return self._make_sums(node, lambda place: (self._kept, [self._slot, self._index(place), block, lane]))
+
+    def _make_sums(self, node: BufferStore, find: Callable[[int], tuple[Var, list[Expr]]]) -> Stmt:
+        """A store, and what adds its number to both sums.
+
+        Args:
+            node: stores a number of the result.
+            find: gives the buffer of a sum, and the place of the sum in it.
+        """
         if self._reads_result(node):
             raise FormError("a program with sums stores each number of its result once")
         indices = list(node.indices)
         _, block, _, _, lane = indices
-        number = load(self._result, indices).astype(_SUMMED)
+        kind = str(find(0)[0].ty.dtype)
+        number = load(self._result, indices).astype(kind)
         factor = number
         if self._operands is not None:
             image, mean = self._operands
             own = load(mean, [block * self._lanes + lane])
-            factor = (load(image, indices) - own).astype(_SUMMED)
+            factor = (load(image, indices) - own).astype(kind)
         statements: list[Stmt] = [node]
         for place, term in ((0, number), (1, number * factor)):
-            at = [self._slot, self._index(place), block, lane]
-            statements.append(store(self._kept, load(self._kept, at) + term, at))
+            buffer, at = find(place)
+            statements.append(store(buffer, load(buffer, at) + term, at))
         return make_sequence(statements)
 
     def _reads_result(self, node: BufferStore) -> bool:
@@ -185,7 +197,7 @@ class _Adder:
         from tvm_ffi import structural_map
 
         old = node.block
-        if not old.iter_vars or not self._stores(old.body):
+        if not old.iter_vars or not self._stores(old.body) or self._tiles.wraps(old):
             return node
         extent = ir.Range(self._index(0), self._index(self._slots))
         axis = tirx.IterVar(extent, tirx.Var("v_slot", self._dtype), 0)
@@ -243,13 +255,12 @@ class _Adder:
         from tvm import tirx
 
         def clear(place: Expr, block: Expr, lane: Expr) -> Stmt:
-            return store(self._kept, tirx.const(0.0, _SUMMED), [self._slot, place, block, lane])
+            return store(self._kept, tirx.const(0.0, SUMMED), [self._slot, place, block, lane])
 
         return self._each(clear)
 
     def _total(self) -> Stmt:
         """Add up the sums of all slots."""
-        from tvm import tirx
 
         def add(place: Expr, block: Expr, lane: Expr) -> Stmt:
             total: Expr = load(self._kept, [self._index(0), place, block, lane])
