@@ -132,7 +132,7 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         "'quads', 'recurrent', 'attention', 'byte_attention', 'attention_gradient', 'excitation', 'expansion', "
         "'winograd' or 'auto'"
     )
-    with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'rows', {named}"):
+    with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'summed', 'rows', {named}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from tilewright.graph.value import Value
 from tilewright.ops.mark import take_mark
-from tilewright.ops.window.places import GRADIENT, PLACES, MaxPool, max_pool_gradient, max_pool_places
+from tilewright.ops.window.places import (
+    GRADIENT,
+    PLACES,
+    SOUGHT,
+    MaxPool,
+    max_pool_gradient,
+    max_pool_places,
+    sought_gradient,
+)
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
@@ -24,6 +32,7 @@ __all__ = ["serve"]
 _FUNCTIONS: dict[str, tuple[Callable[[MaxPool, int], tirx.PrimFunc], str]] = {
     PLACES: (max_pool_places, "int64"),
     GRADIENT: (max_pool_gradient, "float32"),
+    SOUGHT: (sought_gradient, "float32"),
 }
 
 

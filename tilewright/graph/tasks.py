@@ -21,6 +21,7 @@ from tilewright.graph.expansions import Joint, count_joints, join_pairs
 from tilewright.graph.grouping import enter_context, fuse, group
 from tilewright.graph.joining import join_sites, separate_site
 from tilewright.graph.rewrite import Rewritten, rewrite
+from tilewright.graph.sums import join_statistics
 from tilewright.graph.task_use import TaskUse, find_weights, key_of, make_use, strip, task_of
 from tilewright.graph.weights import Recipe
 from tilewright.measure.memory import memory_error
@@ -237,6 +238,7 @@ def _list_tasks(
     from tvm import relax, tirx
 
     module, marks = join_excitations(module, marks)
+    module, marks = join_statistics(module, marks)
     plan = make_plan(module, len(network.parameters), 4 * target.lanes, network.in_place)
     if plan is not None:
         _check_results(network, plan)

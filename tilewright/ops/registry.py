@@ -17,6 +17,7 @@ from tilewright.ops.pixel_sums import PixelSumsTemplate
 from tilewright.ops.quads import QuadsTemplate
 from tilewright.ops.recurrent import RecurrentTemplate
 from tilewright.ops.rows import RowsTemplate
+from tilewright.ops.summed import SummedTemplate
 from tilewright.ops.window import WindowTemplate
 from tilewright.ops.winograd import FusedWinogradTemplate, WinogradTransformTemplate
 from tilewright.space.guard import guard_space
@@ -33,6 +34,7 @@ TEMPLATES: tuple[Template, ...] = (
     DepthwiseTemplate(),
     ContractionTemplate(),
     PixelSumsTemplate(),
+    SummedTemplate([DepthwiseTemplate(), ContractionTemplate(), WinogradTransformTemplate(), WindowTemplate()]),
     RowsTemplate(),
     QuadsTemplate(),
     RecurrentTemplate(),

@@ -10,7 +10,10 @@ import pytest
 from tests.kernels import call_kernel
 from tests.models import TARGET
 from tests.targets import require
-from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places
+from tilewright.graph.task_use import task_of
+from tilewright.ops.registry import make_space
+from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places, sought_gradient
+from tilewright.space.configs import sample
 
 torch = pytest.importorskip("torch")
 
@@ -51,6 +54,29 @@ def test_the_first_of_equal_pixels_counts(size: int, stride: int, pad: int, dila
         wanted = pack(exact, block)
         found = run(max_pool_gradient(pool, block), pack(gradient, block), pack(places, block), like=wanted)
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        found = run(sought_gradient(pool, block), pack(gradient, block), pack(x, block), like=wanted)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_every_program_that_seeks_the_largest_pixels_is_right() -> None:
+    import tvm
+
+    require(TARGET)
+    x = torch.relu(torch.randn(2, 16, 8, 10, generator=torch.Generator().manual_seed(0)))
+    x[0, :, :4, :4] = -torch.inf  # the first of them counts
+    largest, places = torch.ops.aten.max_pool2d_with_indices(x, [3, 3], [2, 2], [1, 1])
+    gradient = torch.randn(largest.shape, generator=torch.Generator().manual_seed(1))
+    pool = MaxPool(tuple(x.shape), tuple(largest.shape[2:]), (3, 3), (2, 2), (1, 1))
+    exact = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, [3, 3], [2, 2], [1, 1], [1, 1], False, places)
+    wanted = pack(exact, 8)
+    space = make_space(task_of("gradient", sought_gradient(pool, 8)), TARGET)
+    assert space.template == "window/1"
+    assert [knob.name for knob in space.knobs][-1] == "rows"
+    for config in [space.default(), *sample(space, np.random.default_rng(0), 6)]:
+        arguments = [tvm.runtime.tensor(np.ascontiguousarray(pack(t, 8))) for t in (gradient, x)]
+        out = tvm.runtime.tensor(np.full_like(wanted, np.nan))
+        call_kernel(space.schedule(config).mod, TARGET, *arguments, out)
+        np.testing.assert_allclose(out.numpy(), wanted, rtol=1e-5, atol=1e-6, err_msg=str(config))
 
 
 def test_what_is_no_number_has_a_place_inside_the_image() -> None:

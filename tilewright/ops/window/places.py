@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING
 
+from tilewright.ops.elementwise.float32 import number, select
 from tilewright.ops.function import FUSABLE, KEPT, make_function
 from tilewright.ops.mark import Mark
 
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
-__all__ = ["GRADIENT", "PLACES", "MaxPool", "max_pool_gradient", "max_pool_places"]
+__all__ = [
+    "GRADIENT",
+    "LARGEST",
+    "PLACES",
+    "SOUGHT",
+    "MaxPool",
+    "max_pool_gradient",
+    "max_pool_places",
+    "sought_gradient",
+]
 
 #: The kinds of the marks of plain functions. Their detail is what :meth:`MaxPool.detail` writes.
-PLACES, GRADIENT = "max_pool_places", "max_pool_gradient"
+PLACES, GRADIENT, SOUGHT = "max_pool_places", "max_pool_gradient", "max_pool_sought_gradient"
+#: The names of the blocks that seek the largest pixel of each window, and its place in the window.
+LARGEST = ("largest_pixel", "largest_tap")
 
 
 @dataclass(frozen=True)
@@ -128,3 +140,57 @@ def max_pool_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
     attributes = None if block else Mark(GRADIENT, pool.detail()).annotations
     result = te.compute(data, gather, name="gathered", attrs=attributes)
     return make_function([dy, places, result], FUSABLE)
+
+
+@lru_cache(KEPT)
+def sought_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
+    """The gradient of the data, which seeks the largest pixel of each window itself.
+
+    Gives a PrimFunc (gradient of the result, data, gradient of the data). No places are read: to find them again takes
+    less time than to write and read numbers of int64.
+
+    Args:
+        pool: the windows, without dilation.
+        block: channels in a block; 0: the tensors are plain, and the function is marked for the rewriting of graphs.
+    """
+    from tvm import te, tirx
+
+    data, out = pool.shapes(block)
+    (height, width), (rows, columns) = pool.data[2:], pool.output
+    (kh, kw), (sh, sw), (ph, pw) = pool.kernel, pool.stride, pool.padding
+    dy, x = te.placeholder(out, name="gradient"), te.placeholder(data, name="data")
+
+    def pixel(at: tuple[tirx.Expr, ...], tap: int, outside: float) -> tirx.Expr:
+        """The pixel of a window, or a number outside of the image."""
+        n, c, i, j, *lane = at
+        row, column = i * sh - ph + tap // kw, j * sw - pw + tap % kw
+        inside = tirx.all(row >= 0, row < height, column >= 0, column < width)
+        return tirx.if_then_else(inside, x[(n, c, row, column, *lane)], number(outside))
+
+    def find_largest(*at: tirx.Expr) -> tirx.Expr:
+        return reduce(tirx.max, (pixel(at, tap, -math.inf) for tap in range(kh * kw)))
+
+    largest = te.compute(out, find_largest, name=LARGEST[0])
+
+    def find_tap(*at: tirx.Expr) -> tirx.Expr:
+        found = number(kh * kw - 1)
+        for tap in reversed(range(kh * kw - 1)):
+            found = select(pixel(at, tap, math.nan).equal(largest[at]), number(tap), found)
+        return found
+
+    taps = te.compute(out, find_tap, name=LARGEST[1])
+    counts = [math.ceil(size / step) for size, step in zip(pool.kernel, pool.stride, strict=True)]
+    axes = [te.reduce_axis((0, count), name) for count, name in zip(counts, ("ky", "kx"), strict=True)]
+
+    def gather(n: tirx.Expr, c: tirx.Expr, h: tirx.Expr, w: tirx.Expr, *lane: tirx.Expr) -> tirx.Expr:
+        i, j = (h + ph) // sh - axes[0], (w + pw) // sw - axes[1]
+        tap_row, tap_column = h + ph - i * sh, w + pw - j * sw
+        inside = tirx.all(i >= 0, i < rows, j >= 0, j < columns, tap_row < kh, tap_column < kw)
+        tap = (tap_row * kw + tap_column).astype("float32")
+        zero = number(0.0)
+        taken = tirx.Select(taps[(n, c, i, j, *lane)].equal(tap), dy[(n, c, i, j, *lane)], zero)
+        return te.sum(tirx.if_then_else(inside, taken, zero), axis=axes)
+
+    attributes = None if block else Mark(SOUGHT, pool.detail()).annotations
+    result = te.compute(data, gather, name="gathered", attrs=attributes)
+    return make_function([dy, x, result], FUSABLE)

@@ -11,6 +11,7 @@ rows that one iteration of the outer loop reads.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from tilewright.errors import FormError
 from tilewright.ops.mark import UNMARKED
+from tilewright.ops.window.places import LARGEST
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
@@ -42,16 +44,35 @@ _PARALLEL_WORK = 1 << 15
 _WIDEST = 16
 #: Most steps that are written out.
 _MOST_UNROLLED = 64
+#: Rows of an image for which the largest pixels of windows are sought together: those of the windows between two
+#: iterations are sought twice.
+_ROWS = (1, 2, 4, 8, 16)
 
 
-def _analyse(task: Task) -> tuple[IRModule, list[int], bool]:
-    """The task's function, the shape of its result, and whether a block comes before the one that reduces."""
+@dataclass(frozen=True)
+class _Form:
+    """A function over windows.
+
+    Attributes:
+        module: holds it.
+        shape: of its result.
+        padded: whether a block comes before the one that reduces.
+        seeks: whether that block seeks the largest pixel of each window.
+    """
+
+    module: IRModule
+    shape: list[int]
+    padded: bool
+    seeks: bool
+
+
+def _analyse(task: Task) -> _Form:
     module = task_module(task)
     with form_errors(f"{task.name!r} has not the form of a function over windows"):
-        shape, padded = _read(module)
+        form = _read(module)
         # If TVM can make this program, which has every step, it can make all of them.
-        _program(module, parallel=True, pad=False, tile=1, vector=shape[-1], unroll=True)
-    return module, shape, padded
+        _program(module, _Decisions(parallel=True, pad=form.seeks, tile=1, vector=form.shape[-1], unroll=True, rows=1))
+    return form
 
 
 _read_window = FormReader(_analyse)
@@ -66,7 +87,8 @@ class WindowSpace(KnobsAlone):
         template: ``window/1``.
         knobs: ``parallel``: whether rows run in parallel; ``pad``: 0 tests for padding as an input is read, 1 pads the
             rows before; ``tile``: results side by side in registers; ``vector``: elements of a vector; ``unroll``:
-            whether the window's steps are written out.
+            whether the window's steps are written out. If the function seeks the largest pixels of windows, also
+            ``rows``: how many of the image it does so for together.
         has_loop_nest: false.
 
     Args:
@@ -82,17 +104,20 @@ class WindowSpace(KnobsAlone):
 
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
-        self._module, shape, padded = _read_window(task)
+        self._form = form = _read_window(task)
+        shape = form.shape
         vectors = _vectors(shape[-1], target.lanes)
         if not vectors:
             raise FormError(f"the last dimension of {task.name!r} is {shape[-1]}, of which no vector can be made")
         self.knobs: tuple[Knob, ...] = (
             ChoiceKnob.of("parallel", [0, 1]),
-            ChoiceKnob.of("pad", [0, 1] if padded else [0]),
+            ChoiceKnob.of("pad", [1] if form.seeks else [0, 1] if form.padded else [0]),
             ChoiceKnob.of("tile", [d for d in divisors(shape[-2]) if d <= _WIDEST]),
             ChoiceKnob.of("vector", vectors),
             ChoiceKnob.of("unroll", [0, 1]),
         )
+        if form.seeks:
+            self.knobs += (ChoiceKnob.of("rows", [d for d in _ROWS if shape[-3] % d == 0]),)
 
     def default(self) -> NDArray[np.int32]:
         """Rows in parallel if there is enough work; padding is tested as an input is read.
@@ -103,11 +128,12 @@ class WindowSpace(KnobsAlone):
         tiles, vectors = ([choice[0] for choice in self.knobs[place].choices] for place in (2, 3))
         fitting = sum(lanes <= self.target.lanes for lanes in vectors)
         tile = sum(width <= 4 for width in tiles) - 1 if fitting else 0
-        return np.asarray([self._work >= _PARALLEL_WORK, 0, tile, max(fitting - 1, 0), 1], dtype=np.int32)
+        config = [self._work >= _PARALLEL_WORK, 0, tile, max(fitting - 1, 0), 1]
+        return np.asarray(config + [len(knob) - 1 for knob in self.knobs[5:]], dtype=np.int32)
 
     @cached_property
     def _work(self) -> int:
-        return count_iterations(self._module)
+        return count_iterations(self._form.module)
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
         """The program of one config.
@@ -115,9 +141,10 @@ class WindowSpace(KnobsAlone):
         Raises:
             SpaceError: TVM cannot make the program.
         """
-        parallel, pad, tile, vector, unroll = (choice[0] for choice in choices_of(self, config))
+        parallel, pad, tile, vector, unroll, *rows = (choice[0] for choice in choices_of(self, config))
+        decisions = _Decisions(bool(parallel), bool(pad), tile, vector, bool(unroll), rows[0] if rows else 1)
         with space_errors(f"{self.task.name!r} cannot be scheduled by windows"):
-            return _program(self._module, bool(parallel), bool(pad), tile, vector, bool(unroll))
+            return _program(self._form.module, decisions)
 
 
 def _vectors(extent: int, lanes: int) -> list[int]:
@@ -145,8 +172,7 @@ def _blocks(schedule: Schedule) -> tuple[list[str], str, list[str], str]:
     return names[:at], names[at], names[at + 1 : -1], names[-1]
 
 
-def _read(module: IRModule) -> tuple[list[int], bool]:
-    """The shape of the result, and whether a block comes before the one that reduces."""
+def _read(module: IRModule) -> _Form:
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
@@ -160,47 +186,62 @@ def _read(module: IRModule) -> tuple[list[int], bool]:
     ]
     if math.prod(reduced) != math.prod(shape):
         raise FormError("a function over windows has a result for each window, where a mean may be spread again")
-    if not _in_lanes(schedule.get(schedule.get_sblock(window))):
+    seeks = before == [*LARGEST]
+    if not _in_lanes(schedule.get(schedule.get_sblock(window)), 2 if seeks else 1):
         raise FormError("a function over windows reads one tensor, and its last dimension side by side")
-    return shape, bool(before)
+    return _Form(module, shape, bool(before), seeks)
 
 
-def _in_lanes(block: SBlock) -> bool:
-    """Whether results side by side are made of elements side by side, all of one tensor."""
+def _in_lanes(block: SBlock, tensors: int) -> bool:
+    """Whether results side by side are made of elements side by side of so many tensors."""
     from tvm.sym import detect_linear_equation
 
-    if len(block.reads) != 1 or len(block.writes) != 1:
+    if len(block.reads) != tensors or len(block.writes) != 1:
         return False
     lane = [v.var for v in block.iter_vars if int(v.iter_type) == SPATIAL][-1]
-    *others, last = [dim.min for dim in block.reads[0].region]
-    found = [detect_linear_equation(index, [lane]) for index in (*others, last)]
-    return all(len(pair) == 2 for pair in found) and [int(pair[0]) for pair in found] == [0] * len(others) + [1]
+    for region in block.reads:
+        *others, last = [dim.min for dim in region.region]
+        found = [detect_linear_equation(index, [lane]) for index in (*others, last)]
+        if any(len(pair) != 2 for pair in found) or [int(pair[0]) for pair in found] != [0] * len(others) + [1]:
+            return False
+    return True
 
 
-def _program(module: IRModule, parallel: bool, pad: bool, tile: int, vector: int, unroll: bool) -> Schedule:
+@dataclass(frozen=True)
+class _Decisions:
+    """What a config decides: the knobs of :class:`WindowSpace`."""
+
+    parallel: bool
+    pad: bool
+    tile: int
+    vector: int
+    unroll: bool
+    rows: int
+
+
+def _program(module: IRModule, decisions: _Decisions) -> Schedule:
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
     before, window, between, result = _blocks(schedule)
-    for name in [*before[:-1], *between, *([] if pad else before[-1:])]:
+    kept = [] if not decisions.pad else before if before == [*LARGEST] else before[-1:]
+    for name in [*(name for name in before if name not in kept), *between]:
         schedule.compute_inline(schedule.get_sblock(name))
-    rows, steps = _by_tiles(schedule, window, result, tile, vector, unroll)
-    if pad and before:
-        schedule.compute_at(schedule.get_sblock(before[-1]), rows, preserve_unit_loops=True)
-        padding = schedule.get_sblock(before[-1])
+    rows, steps = _by_tiles(schedule, window, result, decisions)
+    for name in reversed(kept):
+        schedule.compute_at(schedule.get_sblock(name), rows, preserve_unit_loops=True)
+        padding = schedule.get_sblock(name)
         around = schedule.get_loops(padding)[-1]
-        lanes = lanes_in(schedule.get(around).extent, vector)
+        lanes = lanes_in(schedule.get(around).extent, decisions.vector)
         if lanes > 1:
             schedule.vectorize(schedule.split(around, factors=[None, lanes])[1])
-    if parallel:
+    if decisions.parallel:
         schedule.parallel(rows)
     schedule.decompose_reduction(schedule.get_sblock(window), steps)  # last: two blocks then write the same
     return schedule
 
 
-def _by_tiles(
-    schedule: Schedule, window: str, result: str, tile: int, vector: int, unroll: bool
-) -> tuple[LoopRV, LoopRV]:
+def _by_tiles(schedule: Schedule, window: str, result: str, decisions: _Decisions) -> tuple[LoopRV, LoopRV]:
     """Reduce by tiles, and do the steps that follow tile by tile.
 
     The block keeps its sums in its own buffer. TVM would allocate a buffer of the tile anew for each parallel
@@ -214,15 +255,19 @@ def _by_tiles(
     reduced = [int(v.iter_type) == REDUCTION for v in schedule.get(block).iter_vars]
     steps = [loop for loop, is_step in zip(loops, reduced, strict=True) if is_step]
     *outer, columns, last = [loop for loop, is_step in zip(loops, reduced, strict=True) if not is_step]
-    column, inside = schedule.split(columns, factors=[None, tile])
-    rest, lane = schedule.split(last, factors=[None, vector])
+    column, inside = schedule.split(columns, factors=[None, decisions.tile])
+    rest, lane = schedule.split(last, factors=[None, decisions.vector])
+    together = []
+    if decisions.rows > 1:
+        outer[-1:] = schedule.split(outer[-1], factors=[None, decisions.rows])
+        together = [outer.pop()]
     rows = schedule.fuse(*outer) if len(outer) > 1 else outer[0]
-    schedule.reorder(rows, column, rest, *steps, inside, lane)
+    schedule.reorder(rows, *together, column, rest, *steps, inside, lane)
     schedule.vectorize(lane)
     if window != result:
         schedule.reverse_compute_at(schedule.get_sblock(result), rest, preserve_unit_loops=True)
         schedule.vectorize(schedule.get_loops(schedule.get_sblock(result))[-1])
-    if unroll:
+    if decisions.unroll:
         written_out = 1
         for loop in (inside, *reversed(steps)):
             written_out *= int(schedule.get(loop).extent)
@@ -242,8 +287,7 @@ class WindowTemplate:
         """Whether the function slides a window, and its last dimension makes whole vectors of the target."""
         if task.kind != self.kind or not _read_window.fits(task):
             return False
-        _, shape, _ = _read_window(task)
-        return bool(_vectors(shape[-1], target.lanes))
+        return bool(_vectors(_read_window(task).shape[-1], target.lanes))
 
     def space(self, task: Task, target: Target) -> DesignSpace:
         """The programs of the task's function."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
-from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places
+from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places, sought_gradient
 
 if TYPE_CHECKING:
+    from torch import fx
     from tvm import relax
 
 __all__: list[str] = []
@@ -91,6 +93,18 @@ def _describe_max_pool(o: Operands, output: Sequence[int]) -> MaxPool:
     return MaxPool(shape, (output[0], output[1]), kernel, stride, padding, dilation)
 
 
+def _find_pool(node: fx.Node) -> fx.Node | None:
+    """The pool of the data of a gradient, if the gradient's places are its own; None otherwise."""
+    if getattr(node.target, "_opname", "") != "max_pool2d_with_indices_backward":
+        return None
+    _, data, *windows, places = node.args
+    pool = places.args[0] if places.target is operator.getitem else None
+    if pool is None or getattr(pool.target, "_opname", "") != "max_pool2d_with_indices" or pool.args[0] is not data:
+        return None
+    given = [*pool.args[1:], *[[], [0, 0], [1, 1], False][len(pool.args) - 2 :]]
+    return pool if list(map(str, given)) == list(map(str, windows)) else None
+
+
 def _find_places(o: Operands, largest: relax.Expr) -> relax.Expr:
     from tvm import relax
 
@@ -107,8 +121,11 @@ def _max_pool_gradient(o: Operands) -> relax.Expr:
     pool = _describe_max_pool(o, o.shape("grad_output")[-2:])
     if pool.dilation != (1, 1):
         raise ValueError("gradients of the largest elements of dilated windows are not compiled")
-    function = o.builder.add_func(max_pool_gradient(pool), "max_pool_gradient")
     kind = relax.TensorType(pool.data, "float32")
+    if _find_pool(o.node) is not None:
+        function = o.builder.add_func(sought_gradient(pool), "max_pool_gradient")
+        return o.emit(relax.call_tir(function, [o.expr("grad_output"), o.expr("self")], kind))
+    function = o.builder.add_func(max_pool_gradient(pool), "max_pool_gradient")
     return o.emit(relax.call_tir(function, [o.expr("grad_output"), o.expr("indices")], kind))
 
 
