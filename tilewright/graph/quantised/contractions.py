@@ -15,7 +15,7 @@ from tilewright.graph.quantised.scaled import Bytes, Computed, Doubles, Scaled, 
 from tilewright.graph.quantised.weight_formats import choose_format
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
-from tilewright.ops.contraction.dot_products import QUAD
+from tilewright.ops.contraction.dot_products import PAIR, QUAD
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 from tilewright.ops.quads import pack_quads
 
@@ -176,13 +176,15 @@ def _depthwise_conv2d(
     if order is not None:
         kernel = kernel.take(0, order)
     places, _, kh, kw = kernel.shape
-    kernel = kernel.take(3, padded_order(kw, QUAD)) if kw % QUAD else kernel
-    recipe = kernel.reshape((places // x, x, kh, -(-kw // QUAD), QUAD)).transpose((0, 2, 3, 1, 4))
+    together = PAIR if walk.pairs else QUAD
+    kernel = kernel.take(2, padded_order(kh, together)) if kh % together else kernel
+    recipe = kernel.reshape((places // x, x, -(-kh // together), together, kw)).transpose((0, 2, 4, 1, 3))
+    if together == PAIR:
+        recipe = walk.make_weight(recipe.apply({**walk.arrays, **walk.made}).astype(np.int16))
     stride, padding, dilation = read_window(call.attrs)
     if computed is not None and any(padding):
         packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
-    recipe, fits = choose_format(walk, recipe, 0)
-    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, stride, padding, dilation, zero, fits)
+    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kh, stride, padding, dilation, zero)
     shape = shape_of(call)
     n, _, h, w = shape
     arguments = [packed, walk.add_weight(recipe)]
