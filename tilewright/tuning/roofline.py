@@ -55,7 +55,7 @@ class Roofline:
 
         What the innermost caches cannot hold between two runs comes out of the next ones.
         """
-        products = 1
+        products: int = getattr(space, "products", 1)  # of a space without a closed form
         if space.has_loop_nest:
             products = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None]).products
         return self.bound(space.task.flop, touched_bytes(space), products)
