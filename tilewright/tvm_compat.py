@@ -265,26 +265,31 @@ def keep_nan(module: Any) -> Any:
 
 
 def vector_lookups() -> None:
-    """Let targets with AVX512-VBMI look up a vector of bytes in a table of 256 bytes by two instructions.
+    """Let targets with AVX512-VBMI or AVX2 look up a vector of bytes in a table of 256 bytes by a few instructions.
 
-    TVM 0.27: a load at a vector of indices is one load for each, most of the time of a convolution before a look-up.
-
-        table[indices]  -->  select(indices < 128, vpermi2b(table[0:128], indices), vpermi2b(table[128:256], indices))
+    TVM 0.27: a load at a vector of indices is one load for each of them, which was most of the time of a convolution
+    whose results are looked up. A pass after ``VectorizeLoop``, which TVM's pipeline calls by its name, replaces them
+    (:mod:`tilewright.vector_tables`).
     """
     from tvm import ir, tirx
     from tvm.target.codegen import target_has_features
     from tvm_ffi import structural_map
 
-    def replaced(load: Any) -> Any:
-        lanes = load.ty.dtype.lanes
-        table, index = load.source, load.indices[-1]
-        whole = str(table.ty.dtype) == "uint8" and [int(d) for d in table.ty.shape] == [_BYTE_VALUES]
-        return _look_up(table, index, lanes) if whole and 1 < lanes <= 64 and not isinstance(index, tirx.Ramp) else load
+    from tilewright.vector_tables import look_up_by_permutations, look_up_by_shuffles
 
     def look_up(function: Any, _module: Any, _context: Any) -> Any:
         target = dict(function.attrs or {}).get("target")
-        if target is None or target.kind.name != "llvm" or not target_has_features("avx512vbmi", target):
+        if target is None or target.kind.name != "llvm" or not target_has_features("avx2", target):
             return function
+        way = look_up_by_permutations if target_has_features("avx512vbmi", target) else look_up_by_shuffles
+
+        def replaced(load: Any) -> Any:
+            lanes = load.ty.dtype.lanes
+            table, index = load.source, load.indices[-1]
+            whole = str(table.ty.dtype) == "uint8" and [int(d) for d in table.ty.shape] == [_BYTE_VALUES]
+            served = whole and 1 < lanes <= 64 and not isinstance(index, tirx.Ramp)
+            return way(table, index, lanes) if served else load
+
         return function.with_body(structural_map(function.body, (ir.TensorLoad, replaced)))
 
     _follow_pass("VectorizeLoop", look_up)
@@ -324,23 +329,6 @@ def _follow_pass(name: str, change: Any) -> None:
     if not hasattr(before, "is_followed"):
         both.is_followed = True  # type: ignore[attr-defined]
         setattr(transform, name, both)
-
-
-def _look_up(table: Any, index: Any, lanes: int) -> Any:
-    """The bytes at a vector of places in a table of 256 bytes, by two permutations of half of the table each."""
-    from tvm import tirx
-
-    own = index.value if isinstance(index, tirx.Cast) and str(index.value.ty.dtype).startswith("uint8") else None
-    own = tirx.Cast(f"uint8x{lanes}", index) if own is None else own
-    wide = own if lanes == 64 else tirx.Shuffle([own] * -(-64 // lanes), [tirx.const(i, "int32") for i in range(64)])
-    quarters = [tirx.BufferLoad(table, [tirx.Ramp(begin, 1, 64)]) for begin in (0, 64, 128, 192)]
-    halves = [
-        tirx.call_llvm_pure_intrin("uint8x64", "llvm.x86.avx512.vpermi2var.qi.512", first, wide, second)
-        for first, second in (quarters[:2], quarters[2:])
-    ]
-    below = tirx.LT(wide, tirx.Broadcast(tirx.const(128, "uint8"), 64))
-    found = tirx.Select(below, *halves)
-    return found if lanes == 64 else tirx.Shuffle([found], [tirx.const(i, "int32") for i in range(lanes)])
 
 
 def _is_scalar(expr: Any) -> bool:

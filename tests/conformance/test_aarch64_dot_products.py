@@ -43,7 +43,7 @@ class Kernels:
 
     def add(self, function: Any, data: NDArray[Any], weight: NDArray[Any], wanted: NDArray[Any]) -> None:
         space = make_space(task_of("contraction", function, (1,)), self.target)
-        assert space.template.startswith("contraction/")
+        assert space.template.startswith(("contraction/", "depthwise/"))
         for config in (space.default(), *sample(space, self.rng, 1)):
             self.functions[f"kernel{len(self.functions)}"] = space.schedule(config).mod["main"]
             self.inputs += [data, weight]
@@ -75,16 +75,13 @@ def test_sums_of_bytes_are_exact(mcpu: str, cpu: str, name: str, tmp_path: Path)
         sums = convolve(image, weight, 1, 1, 200) - convolve(ones, weight, 1, 1, minus)
         function = byte_conv2d(image.shape, weight.shape, (1, 1), (1,) * 4, (1, 1), 200, operands=operands)
         kernels.add(function, image, weight, sums)
-
-        pixels = rng.choice([0, 1, 127, 128, 254, 255], (1, 2, 6, 7, 4)).astype(np.uint8)
-        numbers = rng.choice([-128, -127, 0, 127], (2, 4, 1, 4)).astype(np.int8)
-        weight = np.ascontiguousarray(numbers.reshape(2, 4, 1, 1, 4).transpose(0, 2, 3, 1, 4))
-        windows = np.lib.stride_tricks.sliding_window_view(pixels.astype(np.int32) - minus, 4, 3)
-        sums = np.einsum("ncivjk,cvk->ncijv", windows.transpose(0, 1, 2, 4, 3, 5), numbers[:, :, 0].astype(np.int32))
-        function = byte_depthwise_conv2d(
-            pixels.shape, weight.shape, 4, (1, 1), (0, 0, 0, 0), (1, 1), zero=0, operands=operands
-        )
-        kernels.add(function, pixels, weight, sums.astype(np.int32))
+    pixels = rng.choice([0, 1, 127, 128, 254, 255], (1, 2, 7, 6, 4)).astype(np.uint8)
+    numbers = rng.choice([-128, -127, 0, 127], (2, 4, 4, 1)).astype(np.int8)
+    weight = np.ascontiguousarray(numbers.reshape(2, 4, 1, 4, 1).transpose(0, 2, 4, 1, 3))
+    windows = np.lib.stride_tricks.sliding_window_view(pixels.astype(np.int32), 4, 2)
+    sums = np.einsum("ncivjk,cvk->ncijv", windows.transpose(0, 1, 2, 4, 3, 5), numbers[..., 0].astype(np.int32))
+    function = byte_depthwise_conv2d(pixels.shape, weight.shape, 4, (1, 1), (0, 0, 0, 0), (1, 1), zero=0)
+    kernels.add(function, pixels, weight, sums.astype(np.int32))
     prefix, outputs = export_kernels(kernels.functions, target, tmp_path)
     for ours, theirs in zip(run_network(outputs, prefix, kernels.inputs, cpu), kernels.wanted, strict=True):
         assert np.array_equal(ours, theirs)

@@ -18,10 +18,12 @@ class KnobsAlone:
     Attributes:
         template: of the space.
         has_loop_nest: false.
+        products: products of bytes that its programs add up at a time; 1: they compute in float32.
     """
 
     template: str
     has_loop_nest = False
+    products: int = 1
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """All ``configs`` are valid: ``(n,)`` times true."""

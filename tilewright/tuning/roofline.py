@@ -57,7 +57,8 @@ class Roofline:
 
         What the innermost caches cannot hold between two runs comes out of the next ones.
         """
-        products, halves = 1, False
+        products: int = getattr(space, "products", 1)  # of a space without a closed form
+        halves = False
         if space.has_loop_nest:
             nest = space.loop_nest(np.asarray(space.default(), dtype=np.int32)[None])
             products, halves = nest.products, nest.halves

@@ -15,7 +15,7 @@ from tests.targets import lane_target, require
 from tilewright.graph.quantised.weight_formats import to_pairs
 from tilewright.graph.tasks import task_of
 from tilewright.ops.contraction.dot_products import Operands, find_dot_product, multiplies_signed, pairs_fit
-from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
+from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 from tilewright.target import Target
@@ -142,37 +142,6 @@ def test_sums_are_exact_in_every_program(
     for config in [space.default(), *sample(space, rng, 1)]:
         result = runtime.tensor(np.full(wanted.shape, 77, np.int32))
         call_kernel(space.schedule(config).mod, target, runtime.tensor(data), runtime.tensor(packed), result)
-        assert np.array_equal(result.numpy(), wanted)
-
-
-@pytest.mark.parametrize("lanes", [4, 8, 16], ids=lambda lanes: f"{lanes} lanes")
-@pytest.mark.parametrize(("kernel", "stride", "dilation"), [((3, 3), 1, 1), ((5, 5), 2, 1), ((1, 3), 1, 2)])
-def test_depthwise_sums_are_exact_in_every_program(
-    lanes: int, kernel: tuple[int, int], stride: int, dilation: int
-) -> None:
-    from tvm import runtime
-
-    target = lane_target(lanes)
-    require(target)
-    rng = np.random.default_rng(0)
-    (kh, kw), shape = kernel, (1, 2, 9, 13, lanes)
-    data = rng.choice([0, 1, 254, 255], shape).astype(np.uint8)
-    numbers = rng.choice([-128, -127, 0, 127], (2, lanes, kh, kw)).astype(np.int8)
-    padded = np.pad(numbers, ((0, 0), (0, 0), (0, 0), (0, -kw % 4)))
-    weight = np.ascontiguousarray(padded.reshape(2, lanes, kh, -1, 4).transpose(0, 2, 3, 1, 4))
-    image = np.pad(data.transpose(0, 1, 4, 2, 3).astype(np.int64), ((0, 0),) * 3 + ((1, 2), (2, 1)), constant_values=9)
-    reach = [(extent - 1) * dilation + 1 for extent in kernel]
-    windows = np.lib.stride_tricks.sliding_window_view(image, reach, (3, 4))
-    windows = windows[:, :, :, ::stride, ::stride, ::dilation, ::dilation]
-    wanted = np.einsum("ncvijkl,cvkl->ncijv", windows, numbers.astype(np.int64)).astype(np.int32)
-    function = byte_depthwise_conv2d(
-        shape, weight.shape, kw, (stride, stride), (1, 2, 2, 1), (dilation, dilation), zero=9
-    )
-    space = make_space(task_of("conv", function, (1,)), target)
-    assert space.template.startswith("contraction/")
-    for config in [space.default(), *sample(space, rng, 1)]:
-        result = runtime.tensor(np.full(wanted.shape, 77, np.int32))
-        call_kernel(space.schedule(config).mod, target, runtime.tensor(data), runtime.tensor(weight), result)
         assert np.array_equal(result.numpy(), wanted)
 
 

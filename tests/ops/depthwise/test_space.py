@@ -13,6 +13,7 @@ from tests.kernels import call_kernel
 from tests.targets import LANES, lane_target, require
 from tilewright.graph.tasks import task_of
 from tilewright.ops.contraction import depthwise_conv2d
+from tilewright.ops.contraction.quantised import byte_depthwise_conv2d
 from tilewright.ops.depthwise import DepthwiseSpace, DepthwiseTemplate
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -72,6 +73,42 @@ def test_windows_of_all_kinds(lanes: int, data: st.DataObject) -> None:
         operand = tvm.runtime.tensor(np.ascontiguousarray(image))
         call_kernel(space.schedule(config).mod, target, operand, tvm.runtime.tensor(weight), out)
         np.testing.assert_allclose(out.numpy(), want, rtol=1e-4, atol=1e-4, err_msg=str(config))
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("together", [4, 2], ids=["quads", "pairs"])
+@settings(_DRAWN, max_examples=6)
+@given(data=st.data())
+def test_sums_of_bytes_are_exact(together: int, lanes: int, data: st.DataObject) -> None:
+    """Also where the number around the image is not 0, and windows lie beside it."""
+    import tvm
+
+    def pair(least: int, most: int) -> tuple[int, int]:
+        a, b = data.draw(st.lists(st.integers(least, most), min_size=2, max_size=2))
+        return a, b
+
+    target = lane_target(lanes)
+    require(target)
+    size, kernel, stride, dilation = pair(1, 13), pair(1, 5), pair(1, 3), pair(1, 2)
+    padding = tuple(data.draw(st.lists(st.integers(0, 6), min_size=4, max_size=4)))
+    zero = data.draw(st.sampled_from([0, 131]))
+    for axis in range(2):
+        assume(size[axis] + padding[axis] + padding[axis + 2] > dilation[axis] * (kernel[axis] - 1))
+    shape, groups = (1, 2, *size, lanes), -(-kernel[0] // together)
+    rng = np.random.default_rng(0)
+    image = rng.choice([0, 1, 254, 255], shape).astype(np.uint8)
+    numbers = rng.choice([-128, -127, 0, 127], (2, *kernel, lanes))
+    rows = np.pad(numbers, ((0, 0), (0, groups * together - kernel[0]), (0, 0), (0, 0)))
+    weight = rows.reshape(2, groups, together, kernel[1], lanes).transpose(0, 1, 3, 4, 2)
+    weight = np.ascontiguousarray(weight, np.int8 if together == 4 else np.int16)
+    function = byte_depthwise_conv2d(shape, weight.shape, kernel[0], stride, padding, dilation, zero)
+    space = make_space(task_of("depthwise_conv2d", function), target)
+    want = convolve(image.astype(np.float64) - zero, numbers, stride, padding, dilation)
+    want += zero * numbers.sum((1, 2))[None, :, None, None]
+    for config in [space.default(), *sample(space, rng, 2)]:
+        out = tvm.runtime.tensor(np.full(want.shape, 77, np.int32))
+        call_kernel(space.schedule(config).mod, target, tvm.runtime.tensor(image), tvm.runtime.tensor(weight), out)
+        assert np.array_equal(out.numpy(), want), (space.template, str(config))
 
 
 def test_what_the_template_does_not_serve() -> None:

@@ -15,7 +15,7 @@ from tilewright.graph.quantised.scaled import Bytes, Computed, Doubles, Scaled, 
 from tilewright.graph.quantised.weight_formats import choose_format
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
-from tilewright.ops.contraction.dot_products import QUAD, SHIFT
+from tilewright.ops.contraction.dot_products import PAIR, QUAD, SHIFT
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 from tilewright.ops.quads import pack_quads
 
@@ -49,7 +49,6 @@ def _find_zero(form: Scaled | None) -> relax.Expr | None:
 
 
 def _scaled_sums(
-    walk: Rewriter,
     call: relax.Call,
     sums: Value,
     factor: Doubles,
@@ -60,15 +59,13 @@ def _scaled_sums(
     """What int32 sums of bytes stand for.
 
     Args:
-        walk: says whether the data were shifted before they were multiplied.
         call: the contraction in the network.
         sums: the sums.
         factor: what multiplies them.
         columns: the sums of the weights, by output.
-        zero: the zero point of the data.
+        zero: the zero point of the data as they were multiplied.
         computed: the zero point, if the network computes it.
     """
-    zero -= SHIFT if walk.signed else 0
     offset = (-zero * columns).astype(np.int32) if zero else None
     own = None if computed is None else Computed(computed, columns.astype(np.int32))
     form = Scaled((Term(sums, factor, offset, own),))
@@ -152,7 +149,8 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
     columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
-    return _scaled_sums(walk, call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
+    zero -= SHIFT if operands == "shifted" else 0
+    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
 
 
 def _pack_image(walk: Rewriter, source: Value, block: int, places: tuple[int, ...]) -> None:
@@ -185,21 +183,22 @@ def _depthwise_conv2d(
     if order is not None:
         kernel = kernel.take(0, order)
     places, _, kh, kw = kernel.shape
-    kernel = kernel.take(3, padded_order(kw, QUAD)) if kw % QUAD else kernel
-    recipe = kernel.reshape((places // x, x, kh, -(-kw // QUAD), QUAD)).transpose((0, 2, 3, 1, 4))
+    together = PAIR if walk.pairs else QUAD
+    kernel = kernel.take(2, padded_order(kh, together)) if kh % together else kernel
+    recipe = kernel.reshape((places // x, x, -(-kh // together), together, kw)).transpose((0, 2, 4, 1, 3))
+    if together == PAIR:
+        recipe = walk.make_weight(recipe.apply({**walk.arrays, **walk.made}).astype(np.int16))
     stride, padding, dilation = read_window(call.attrs)
     if computed is not None and any(padding):
         packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
-    recipe, operands = choose_format(walk, recipe, 0)
-    window = (stride, padding, dilation)
-    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kw, *window, zero, operands)
+    function = byte_depthwise_conv2d(shape_of(packed), recipe.shape, kh, stride, padding, dilation, zero)
     shape = shape_of(call)
     n, _, h, w = shape
     arguments = [packed, walk.add_weight(recipe)]
     result = walk.call(function, arguments, (n, places // x, h, w, x), "byte_depthwise_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
     columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
-    return _scaled_sums(walk, call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
+    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -234,4 +233,5 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     ones = (1,) * (len(shape) - 1)
     columns = numbers.sum(axis=0, dtype=np.int64).reshape(*ones, -1)
     computed = _find_zero(left.scaled_form)
-    return _scaled_sums(walk, call, sums, (scale * scales).reshape(*ones, -1), columns, zero, computed)
+    zero -= SHIFT if operands == "shifted" else 0
+    return _scaled_sums(call, sums, (scale * scales).reshape(*ones, -1), columns, zero, computed)

@@ -79,7 +79,8 @@ class ByteAttentionSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine that it is scheduled for. Its instructions multiply the bytes, or else plain code does.
-        template: ``byte_attention/1``.
+        template: ``byte_attention/1``, or ``byte_attention/2`` where bytes are widened to pairs of int16, as those of
+            version 1 were not.
         knobs: ``queries``: vectors of queries in a block, and queries of a register tile of results; ``keys`` of a
             register tile of scores; ``columns``: vectors of columns of a register tile of results; ``unroll``: quads of
             the product of queries and keys that are written out; ``parts`` into which the blocks of a matrix are cut
@@ -95,13 +96,13 @@ class ByteAttentionSpace(KnobsAlone):
         SpaceError: the function cannot be read.
     """
 
-    template = "byte_attention/1"
-
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
         self._module, form = _read_byte_attention(task)
         self._form = form
         self._lanes, self._column_lanes = fit_vector(form.queries, target.lanes), fit_vector(form.width, target.lanes)
+        self.template = "byte_attention/2" if self._together == PAIR else "byte_attention/1"
+        self.products = self._together
         vectors = range(1, min(_VECTORS, self._vectors) + 1)
         queries = [(v, rows) for v in vectors for rows in divisors(v * self._lanes) if rows <= _ROWS]
         columns = min(_COLUMNS, -(-form.width // self._column_lanes))

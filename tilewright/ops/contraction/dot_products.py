@@ -4,10 +4,6 @@
     -->
     C[0:lanes] = vpdpbusd(C[0:lanes], broadcast(A[0:4]), W[0:lanes, 0:4])
 
-    for l, q: C[l] += int32(A[q, l]) * int32(W[l, q])   of a depthwise kernel: a quad of pixels
-    -->
-    C[0:lanes] = vpdpbusd(C[0:lanes], transpose(A[0:4, 0:lanes]), W[0:lanes, 0:4])
-
 Which instruction does this is a property of the target: ``vpdpbusd`` (AVX512-VNNI, AVX-VNNI), otherwise ``vpmaddwd`` on
 bytes that are widened to pairs of int16, which is exact as well; on Arm ``usdot`` (i8mm), otherwise ``sdot`` (dotprod).
 All other targets run plain code, which is what the function of the task says.
@@ -174,19 +170,10 @@ class DotProduct:
         return products.get(self.name, self._unsigned_by_signed)(sums, quads, weights)
 
     def _quads(self, data: TensorRegion) -> Expr:
-        """The quad of each sum, as int32: one for all of them, or quads of neighbouring pixels."""
+        """The quad of all sums, as int32."""
         from tvm import tirx
 
-        pixels = int(data.region[-2].extent) if len(data.region) > 1 else 1
-        if pixels == 1:
-            return tirx.Broadcast(tirx.reinterpret("int32", _load(data, QUAD)), self.lanes)
-        step = (pixels - 1) // (QUAD - 1)
-        if step == 1 and int(data.source.ty.shape[-1]) == self.lanes:
-            flat = [_load(data, QUAD * self.lanes)]
-        else:
-            flat = [_load(data, self.lanes, q * step) for q in range(QUAD)]
-        order = [tirx.const(q * self.lanes + lane, "int32") for lane in range(self.lanes) for q in range(QUAD)]
-        return tirx.reinterpret(f"int32x{self.lanes}", tirx.Shuffle(flat, order))
+        return tirx.Broadcast(tirx.reinterpret("int32", _load(data, QUAD)), self.lanes)
 
     def _pairs(self, data: TensorRegion) -> Expr:
         """The pair of all sums, as int16 or uint16."""
@@ -352,17 +339,15 @@ def _extent(region: TensorRegion) -> int:
     return math.prod(int(extent.extent) for extent in region.region)
 
 
-def _indices(region: TensorRegion, count: int, pixel: int = 0) -> Sequence[Expr]:
-    """The indices of the ``count`` elements that a region's pixel begins with. They lie side by side."""
+def _indices(region: TensorRegion, count: int) -> Sequence[Expr]:
+    """The indices of the ``count`` elements that a region begins with. They lie side by side."""
     from tvm import tirx
 
     first = [extent.min for extent in region.region]
-    if pixel:
-        first[-2] = first[-2] + pixel
     return [*first[:-1], tirx.Ramp(first[-1], tirx.const(1, str(first[-1].ty.dtype)), count)]
 
 
-def _load(region: TensorRegion, count: int, pixel: int = 0) -> Expr:
+def _load(region: TensorRegion, count: int) -> Expr:
     from tvm import tirx
 
-    return tirx.BufferLoad(region.source, _indices(region, count, pixel))
+    return tirx.BufferLoad(region.source, _indices(region, count))

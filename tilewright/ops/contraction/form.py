@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AXES",
     "BLOCK",
+    "KERNEL_ROWS",
     "KIND",
     "PACK",
     "PAD",
@@ -41,6 +43,8 @@ _NIBBLES = ("rc", "kw", "ri")
 BLOCK, PAD, PACK = "contraction", "pad", "pack"
 #: The name of the block that pads, if all that it does may be to make bytes int16, or float32 bfloat16.
 WIDEN = "pad_words"
+#: The annotation of blocks of depthwise convolutions of bytes: the rows of the kernel, and their dilation.
+KERNEL_ROWS = "tilewright.kernel_rows"
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Access:
 
     Attributes:
         name: ``A`` (the data), ``W`` (the weights) or ``C`` (the result).
-        itemsize: bytes of an element.
+        itemsize: bytes of an element; of int32 sums, those of the elements that the function makes of them.
         dims: for each dimension the axes that move along it, with their coefficients.
         steps: for each axis the distance in elements between neighbours along it.
     """
@@ -84,6 +88,8 @@ class Form:
             access: they are a small share of the weights. Or such words become numbers in the block that packs.
         operands: what is known of the bytes of quads.
         halves: whether pairs are of bfloat16 numbers, whose bits are in uint16.
+        kernel_rows: of a depthwise kernel whose rows are multiplied together, how many, and their dilation. Then ``kh``
+            are the quads or pairs.
     """
 
     iterators: tuple[str, ...]
@@ -98,6 +104,7 @@ class Form:
     nibbles: bool = False
     operands: Operands = "any"
     halves: bool = False
+    kernel_rows: tuple[int, ...] = ()
 
     @property
     def unpacks(self) -> bool:
@@ -106,9 +113,12 @@ class Form:
 
     def bytes(self, name: str) -> int:
         """Bytes of the buffer ``name`` that all iterations together touch."""
+        return next(a for a in self.accesses if a.name == name).itemsize * self.elements(name)
+
+    def elements(self, name: str) -> int:
+        """Elements of the buffer ``name`` that all iterations together touch."""
         access = next(a for a in self.accesses if a.name == name)
-        spans = (1 + sum(c * (self.extents[axis] - 1) for axis, c in dim) for dim in access.dims)
-        return access.itemsize * math.prod(spans)
+        return math.prod(1 + sum(c * (self.extents[axis] - 1) for axis, c in dim) for dim in access.dims)
 
 
 def mark_roles(roles: str) -> dict[str, str]:
@@ -167,19 +177,18 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
     depthwise = "rc" not in iterators and "ri" not in iterators
     nibbles = iterators[spatial:] == _NIBBLES
     data, weights = _find_operands(reads, depthwise, nibbles, together)
-    accesses = [_named("A", data), _named("W", weights), _named("C", _access(stmt.writes[0], names, extents))]
+    sums = _as_written(_access(stmt.writes[0], names, extents), module, quads)
+    accesses = [_named("A", data), _named("W", weights), _named("C", sums)]
     del extents["q"]
     pad = find_pad(schedule, block)
-    padded = pad is not None
     nibbles = nibbles or (pad is not None and any(str(r.source.ty.dtype) == "uint32" for r in schedule.get(pad).reads))
-    dims = set(accesses[0].dims)
+    dims = set() if quads and depthwise else set(accesses[0].dims)  # a quad is of rows
     plain = extents["kh"] == extents["kw"] == 1 and (("h", 1),) in dims and (("w", 1),) in dims
-    plain = plain and not (quads and depthwise)  # a quad is of pixels
     rows = "h" in iterators
     # Rows and columns make one axis only if the rows lie in memory one after the other.
     steps = dict(accesses[0].steps)
     widened = pad is not None and schedule.get(pad).name_hint == WIDEN
-    fused = rows and plain and (widened or not padded) and steps["h"] == extents["w"] * steps["w"]
+    fused = rows and plain and (widened or pad is None) and steps["h"] == extents["w"] * steps["w"]
     if fused:
         extents |= {"w": extents["h"] * extents["w"], "h": 1}
         accesses = [_without_rows(a) for a in accesses]
@@ -190,12 +199,13 @@ def read_form(module: IRModule, name: str = BLOCK, roles: str | None = None) -> 
         tuple(accesses),
         fused,
         rows and not fused,
-        padded,
+        pad is not None,
         depthwise,
         together,
         nibbles,
         operands=_find_kind(FITS in stmt.annotations, dtypes),
         halves=together == PAIR and "uint16" in dtypes,
+        kernel_rows=tuple(map(int, str(stmt.annotations.get(KERNEL_ROWS, "")).split())),
     )
 
 
@@ -299,6 +309,16 @@ def _in_groups(access: Access, count: int) -> Access:
         inside = ("q", 1) in dim
         dims.append(tuple((axis, c // count if inside else c) for axis, c in dim if axis != "q"))
     return Access(access.name, QUAD, tuple(dims), tuple((axis, step // count) for axis, step in steps))
+
+
+def _as_written(sums: Access, module: IRModule, quads: bool) -> Access:
+    """The access to int32 sums of quads as one to what the function makes of them, which alone is written to memory."""
+    import tvm
+
+    if not quads:
+        return sums
+    written = tvm.DataType(str(module["main"].params[-1].ty.dtype))
+    return dataclasses.replace(sums, itemsize=int(written.bits) // 8)
 
 
 def _beside_quads(access: Access) -> Access:

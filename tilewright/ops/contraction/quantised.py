@@ -2,7 +2,7 @@
 
 In shapes, ``x`` is the number of channels in a block of the output, and ``cb`` that of the input, a multiple of 4. The
 last axis of packed weights holds the four inputs that an instruction multiplies together, which are neighbouring
-channels, or neighbouring columns of a depthwise kernel.
+channels, or neighbouring rows of a depthwise kernel.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.ops.contraction.dot_products import FITS, PAIR, QUAD, SHIFT, Operands
 from tilewright.ops.contraction.expression import count_outputs, pad_pixels
-from tilewright.ops.contraction.form import BLOCK, WIDEN, mark_roles
+from tilewright.ops.contraction.form import BLOCK, KERNEL_ROWS, WIDEN, mark_roles
 from tilewright.ops.function import FUSABLE, KEPT, OPAQUE, make_function
 
 if TYPE_CHECKING:
@@ -109,53 +109,50 @@ def byte_conv2d(
 def byte_depthwise_conv2d(
     data: tuple[int, ...],
     weight: tuple[int, ...],
-    columns: int,
+    taps: int,
     stride: tuple[int, int],
     padding: tuple[int, int, int, int],
     dilation: tuple[int, int],
     zero: int,
-    operands: Operands = "any",
 ) -> PrimFunc:
     """Convolution of every channel of bytes by itself. Gives a PrimFunc (uint8 data, int8 weight, int32 sums).
 
-    An instruction multiplies a quad of columns. Weights of columns beyond the kernel are zero. The image is padded on
-    the right as far as these columns reach.
+    An instruction multiplies a quad or a pair of the kernel's rows. A column of pixels is made a quad once for all sums
+    that it is part of. Weights of rows beyond the kernel are zero; in the function, the padded image reaches as far.
 
     Args:
         data: shape ``(n, C/x, h, w, x)``.
-        weight: shape ``(C/x, kh, ceil(kw/4), x, 4)``.
-        columns: kw.
+        weight: shape ``(C/x, ceil(kh/4), kw, x, 4)``, or int16 in pairs ``(C/x, ceil(kh/2), kw, x, 2)``.
+        taps: kh.
         stride: of rows and columns.
         padding: top, left, bottom, right.
         dilation: of rows and columns.
         zero: the byte that stands for 0 in the padding.
-        operands: what is known of them. If they are ``shifted``, 128 is subtracted from the data, so that they are
-            signed, and weights are in quads.
     """
     from tvm import te
 
-    n, _, _, width, _ = data
-    oo, kh, quads, x, _ = weight
+    n, _, height, _, _ = data
+    oo, groups, kw, x, together = weight
     top, left, bottom, right = padding
     a = te.placeholder(data, "uint8", name="data")
-    w = te.placeholder(weight, "int8", name="weight")
-    cols = (left + width + right - dilation[1] * (columns - 1) - 1) // stride[1] + 1
-    reach = (cols - 1) * stride[1] + (QUAD * quads - 1) * dilation[1] + 1
-    src = _pad(a, (top, left, bottom, max(right, reach - left - width)), zero, operands)
-    rows, _ = count_outputs(src, (kh, columns), stride, dilation)
-    ry, rx = te.reduce_axis((0, kh), "ry"), te.reduce_axis((0, quads), "rx")
-    rq = te.reduce_axis((0, QUAD), "rq")
+    w = te.placeholder(weight, _WEIGHTS[together], name="weight")
+    rows = (top + height + bottom - dilation[0] * (taps - 1) - 1) // stride[0] + 1
+    reach = (rows - 1) * stride[0] + (groups * together - 1) * dilation[0] + 1
+    src = pad_pixels(a, (top, left, max(bottom, reach - top - height), right), zero)
+    _, cols = count_outputs(src, (taps, kw), stride, dilation)
+    ry, rx = te.reduce_axis((0, groups), "ry"), te.reduce_axis((0, kw), "rx")
+    rq = te.reduce_axis((0, together), "rq")
     c = te.compute(
         (n, oo, rows, cols, x),
         lambda b, o, i, j, v: te.sum(
-            src[b, o, i * stride[0] + ry * dilation[0], j * stride[1] + (rx * QUAD + rq) * dilation[1], v].astype(
+            src[b, o, i * stride[0] + (ry * together + rq) * dilation[0], j * stride[1] + rx * dilation[1], v].astype(
                 "int32"
             )
             * w[o, ry, rx, v, rq].astype("int32"),
             axis=[ry, rx, rq],
         ),
         name=BLOCK,
-        attrs=_mark("boppl/rrq", operands),
+        attrs=mark_roles("boppl/rrq") | {KERNEL_ROWS: f"{taps} {dilation[0]}"},
     )
     return make_function([a, w, c], FUSABLE)
 

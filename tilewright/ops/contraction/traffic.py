@@ -1,4 +1,4 @@
-"""Estimates what a product of row-major matrices reads from beyond the second cache, by the order of its loops."""
+"""Estimates what programs move: products of row-major matrices from beyond the second cache, and padded bytes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ from numpy.typing import NDArray
 
 from tilewright.ops.contraction.form import Form
 from tilewright.ops.contraction.nest import Columns
+from tilewright.ops.contraction.program import PAD_INSIDE
+from tilewright.space.loop_nest import LoopNest
 from tilewright.target import Target
 
-__all__ = ["is_product", "relative_traffic"]
+__all__ = ["is_product", "padding_cost", "relative_traffic", "shares_weights", "sharing_cost"]
 
 #: Bytes that a core gets from beyond its second cache in a cycle. (Measured: 10 on an Emerald Rapids, in a virtual
 #: machine with two cores. It ranks programs, so it need not be exact elsewhere.)
 _BYTES_PER_CYCLE = 10.0
 #: Multiply-adds of vectors in a cycle.
 _ADDS_PER_CYCLE = 2
+#: Bytes that a core pads in a cycle, and how many times as long it takes for images beyond half of its second cache.
+_PADDED_PER_CYCLE, _FAR = 12.0, 3.0
+#: Cycles of a parallel loop of its own for padding, and of each byte that another core has padded. (3x3 of 56x56 pixels
+#: and 64 channels took 189 µs with such a loop, and 154 where each core pads all of the image by itself; of 28x28 and
+#: 128 channels 172 and 153. Two cores of an Emerald Rapids.)
+_APART, _FROM_ANOTHER = 15_000.0, 0.45
+#: Cycles of each byte of weights that a core reads besides those of its own share of the outputs, which come from the
+#: last cache.
+_FROM_OUTER = 0.1
 #: The share of the second cache that one operand may fill, so that it stays there while the other one streams by.
 _SHARE = 0.5
 
@@ -63,3 +74,56 @@ def relative_traffic(form: Form, target: Target, c: Columns) -> NDArray[np.float
     busy = rows * depth * outs / (_ADDS_PER_CYCLE * target.lanes)
     relative: NDArray[np.float64] = cycles / busy
     return relative
+
+
+def padding_cost(form: Form, target: Target, nest: LoopNest, c: Columns) -> NDArray[np.float64]:
+    """The time in which each program pads its data, relative to that of its arithmetic.
+
+    Each parallel iteration pads what it reads, or all data are padded before.
+
+    Args:
+        form: of a convolution of bytes.
+        target: the machine.
+        nest: of the configs.
+        c: the configs.
+    """
+    image, busy = float(form.bytes("A")), _busy_cycles(form, target)
+    if not form.padded:
+        return np.zeros(len(c.pad))
+    first = np.minimum(c.parallel + 1, nest.touched.shape[2] - 1)  # batch and groups are the first of two loops
+    own = nest.touched[np.arange(len(first)), 0, first].astype(np.float64)
+    iterations = 2.0 ** nest.extra[:, nest.extra_names.index("log2_parallel")]
+    inside = own * iterations / _PADDED_PER_CYCLE * np.where(own > target.l2 / 2, _FAR, 1.0)
+    before = image / _PADDED_PER_CYCLE + target.cores * (_APART + _FROM_ANOTHER * image)
+    relative: NDArray[np.float64] = np.where(c.pad == PAD_INSIDE, inside, before) / busy
+    return relative
+
+
+def sharing_cost(form: Form, target: Target, c: Columns) -> NDArray[np.float64]:
+    """The time in which each program reads what another core has written, relative to that of its arithmetic.
+
+    Cores that share the outputs of a convolution read the whole image, of which others have written their part. Cores
+    that share the pixels read all weights.
+
+    Args:
+        form: of a convolution of bytes.
+        target: the machine.
+        c: the configs.
+    """
+    outputs_first = (c.order == 0).argmax(axis=1) < (c.order == 2).argmax(axis=1)
+    outputs_first &= c.outer[:, 0] > 1
+    image, weights = _FROM_ANOTHER * form.bytes("A"), _FROM_OUTER * form.bytes("W")
+    found = np.where(c.parallel > 0, np.where(outputs_first, image, weights), 0.0)
+    relative: NDArray[np.float64] = (target.cores - 1) * found / _busy_cycles(form, target)
+    return relative
+
+
+def shares_weights(form: Form) -> bool:
+    """Whether cores had better share the pixels of a convolution of bytes than its outputs."""
+    return _FROM_OUTER * form.bytes("W") < _FROM_ANOTHER * form.bytes("A")
+
+
+def _busy_cycles(form: Form, target: Target) -> float:
+    """Cycles of the arithmetic of a contraction on one core."""
+    reduced = np.prod([form.extents[axis] for axis in ("rc", "kh", "kw", "ri")])
+    return float(form.elements("C") * reduced / (_ADDS_PER_CYCLE * target.lanes))

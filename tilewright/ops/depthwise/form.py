@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,6 +71,8 @@ class Depthwise:
         result: the sums, which the block of ``writes`` reads.
         writes: the variables of the block that writes the function's result, one for each axis, and that block.
         module: holds the function.
+        around: the number that stands around the image.
+        together: the kernel's rows that are multiplied together: 4 or 2 of bytes, with int32 sums; 1 of float32.
     """
 
     batch: int
@@ -83,6 +86,8 @@ class Depthwise:
     result: Var
     writes: tuple[tuple[Var, ...], SBlock]
     module: IRModule
+    around: int = 0
+    together: int = 1
 
     def place(self, item: Expr, block: Expr, row: Expr, column: Expr, lane: Expr) -> list[Expr]:
         """The indices of a number of the data or of the result."""
@@ -122,16 +127,17 @@ def read_windows(schedule: Schedule, form: Form, name: str, writer: str) -> Dept
     Raises:
         FormError: the block is none, or one whose blocks of channels differ from the result's.
     """
-    if not form.depthwise or form.together > 1 or any(access.itemsize != 4 for access in form.accesses):
-        raise FormError("a depthwise convolution of float32 has a sum for each channel")
+    floats = form.together == 1 and all(access.itemsize == 4 for access in form.accesses)
+    if not form.depthwise or not (floats or form.kernel_rows):
+        raise FormError("a depthwise convolution of float32 or bytes has a sum for each channel")
     block = schedule.get_sblock(name)
     pad = find_pad(schedule, block)
     reads = [region.source for region in schedule.get(block).reads]
     result = schedule.get(block).writes[0].source
     data, weight = (source for source in reads if not source.same_as(result))
-    before = (0, 0)
+    before, around = (0, 0), 0
     if pad is not None:
-        data, before = _read_pad(schedule.get(pad))
+        data, before, around = _read_pad(schedule.get(pad))
     if not any(weight.same_as(param) for param in schedule.mod["main"].params):
         raise FormError("a depthwise convolution reads weights that are operands")
     shape = [int(extent) for extent in data.ty.shape]
@@ -146,7 +152,9 @@ def read_windows(schedule: Schedule, form: Form, name: str, writer: str) -> Dept
     if [int(extent) for extent in result.ty.shape[2:4]] != [extents["h"], extents["w"]]:
         raise FormError("a depthwise convolution of 1x1 has one loop over all pixels, which a contraction has, too")
     counts = extents["n"], extents["o"], extents["l"]
-    return Depthwise(*counts, last, windows[0], windows[1], data, weight, result, writes, schedule.mod)
+    rows, columns = windows
+    made = Depthwise(*counts, last, rows, columns, data, weight, result, writes, schedule.mod)
+    return dataclasses.replace(made, around=around, together=form.together)
 
 
 def inline_between(schedule: Schedule, kept: Sequence[str]) -> str:
@@ -208,9 +216,11 @@ def _reads_last(loads: Sequence[Sequence[Expr]], variables: Sequence[Var], lanes
     raise FormError("what follows a depthwise convolution is element-wise, in its layout")
 
 
-def _read_pad(stmt: SBlock) -> tuple[Var, tuple[int, int]]:
-    """The image that a block pads, and the rows and columns of zeros before it."""
+def _read_pad(stmt: SBlock) -> tuple[Var, tuple[int, int], int]:
+    """The image that a block pads, the rows and columns before it, and the number that stands there."""
+    from tvm.ir import Call
     from tvm.sym import detect_linear_equation
+    from tvm.tirx import FloatImm, IntImm
 
     regions = list(stmt.reads)
     variables = [v.var for v in stmt.iter_vars]
@@ -228,7 +238,11 @@ def _read_pad(stmt: SBlock) -> tuple[Var, tuple[int, int]]:
         before.append(-int(linear[5]))
     if before[:2] + before[4:] != [0, 0, 0]:
         raise FormError("padding adds rows and columns")
-    return regions[0].source, (before[2], before[3])
+    chosen = stmt.body.value  # if_then_else(inside, pixel, around)
+    around = chosen.args[-1] if isinstance(chosen, Call) else None
+    if not isinstance(around, IntImm | FloatImm) or around.value != int(around.value):
+        raise FormError("padding puts a whole number around an image")
+    return regions[0].source, (before[2], before[3]), int(around.value)
 
 
 def _loads(stmt: SBlock, buffer: Var) -> list[Sequence[Expr]]:
@@ -250,4 +264,7 @@ def _loads(stmt: SBlock, buffer: Var) -> list[Sequence[Expr]]:
 def _window(form: Form, axis: str, size: int, before: int) -> Window:
     steps = dict(form.accesses[0].dims[2 if axis == "h" else 3])
     kernel = f"k{axis}"
-    return Window(size, form.extents[axis], form.extents[kernel], steps.get(axis, 1), steps.get(kernel, 1), before)
+    taps, dilation = form.extents[kernel], steps.get(kernel, 1)
+    if axis == "h" and form.kernel_rows:
+        taps, dilation = form.kernel_rows
+    return Window(size, form.extents[axis], taps, steps.get(axis, 1), dilation, before)

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
+from tilewright.ops.contraction.dot_products import find_dot_product
 from tilewright.ops.contraction.form import KIND
 from tilewright.ops.depthwise.form import Depthwise, read_depthwise
-from tilewright.ops.depthwise.program import Nest, tiles_of, write_depthwise
+from tilewright.ops.depthwise.program import Nest, write_depthwise
+from tilewright.ops.depthwise.row_writer import tiles_of
 from tilewright.ops.written import schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
@@ -57,8 +59,8 @@ class DepthwiseSpace(KnobsAlone):
         target: the machine that it is scheduled for.
         template: ``depthwise/2``.
         knobs: ``columns`` of a tile in registers; ``parts`` into which the rows of a block are cut; ``whole``: whether
-            rows far from the edges have the whole kernel written out; ``parallel``: whether parts run in parallel;
-            ``down``: whether all rows of a tile come one after the other.
+            rows far from the edges have the whole kernel written out; ``parallel``: whether
+            parts run in parallel; ``down``: whether all rows of a tile come one after the other.
         has_loop_nest: false.
 
     Args:
@@ -75,6 +77,7 @@ class DepthwiseSpace(KnobsAlone):
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
         self._form = form = _read(task)
+        self.products = form.together
         if not 2 <= form.lanes <= target.lanes:
             raise FormError(
                 f"a register of {target.mcpu} holds {target.lanes} lanes, but {task.name!r} has {form.lanes}"
@@ -121,15 +124,18 @@ class DepthwiseSpace(KnobsAlone):
         configs[:, 3] = large & (form.batch * form.blocks * self._values(configs)[1] > 1)
         configs = configs[self.valid(configs)]
         columns, parts, whole, parallel, down = self._values(configs)
-        tile = np.asarray([row_cycles(form, c, self.target.registers) for c in range(1, len(self.knobs[0]) + 1)])
-        row = tile[columns - 1]
+        tile = np.asarray(
+            [[row_cycles(form, c, self.target, w) for w in (False, True)] for c in range(1, len(self.knobs[0]) + 1)]
+        )
+        row = tile[columns - 1, whole]
         cores = np.where(parallel > 0, self.target.cores, 1)
         chunks = form.batch * form.blocks * parts
         rows = -(-form.rows.outputs // parts)
         cost = np.ceil(chunks / cores) * (rows * row + 60)
-        cost = cost * (1 + 0.02 * whole)  # it takes the compiler several times as long, and seldom gains
+        # It takes the compiler several times as long, and seldom gains in float32.
+        cost = cost * (1 + (0.02 if form.together == 1 else 0.15) * whole)
         if form.last:
-            image = 4 * form.rows.size * form.columns.size * form.blocks * form.lanes
+            image = (4 if form.together == 1 else 1) * form.rows.size * form.columns.size * form.blocks * form.lanes
             cost = cost * np.where((down == 0) & (image > self.target.l2 / 2), _CROWDED, 1.0)
             cost = cost * np.where((parallel > 0) & (parts < cores), _FAR, 1.0)
         cost = cost * np.where(down > 0, 1.01, 1)
@@ -146,18 +152,23 @@ class DepthwiseSpace(KnobsAlone):
         """
         columns, parts, whole, parallel, down = (choice[0] for choice in choices_of(self, config))
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
-            body, buffers = write_depthwise(self._form, Nest(columns, parts, bool(whole), bool(parallel), bool(down)))
+            nest = Nest(columns, parts, bool(whole), bool(parallel), bool(down))
+            dot = find_dot_product(self.target, self._form.lanes, self._form.together)
+            body, buffers = write_depthwise(self._form, nest, dot)
             return schedule_statements(self._form.module["main"], body, buffers)
 
 
-def row_cycles(form: Depthwise, columns: int, registers: int) -> float:
+def row_cycles(form: Depthwise, columns: int, target: Target, whole: bool) -> float:
     """Estimated cycles of a row of results.
 
     Args:
         form: the convolution.
         columns: of a tile.
-        registers: of the target.
+        target: the machine.
+        whole: whether rows far from the edges have code of their own.
     """
+    if form.together > 1:
+        return _byte_row_cycles(form, columns, target, whole)
     taps, stride = form.columns.taps, form.columns.stride
     total = 0.0
     for tile in tiles_of(form, columns):
@@ -165,13 +176,33 @@ def row_cycles(form: Depthwise, columns: int, registers: int) -> float:
         # Two multiply-adds and two loads a cycle; four cycles until a sum is ready for the next addition.
         loads = min(size * taps, (size - 1) * stride + taps) + taps
         busy = max(size * taps / 2, loads / 2, 4 * taps / min(size, taps))
-        spilled = 1.5 if size + taps + 1 > registers else 1.0
+        spilled = 1.5 if size + taps + 1 > target.registers else 1.0
         total += tile.count * (form.rows.taps * (spilled * busy + 2) + 2 * size + 4)
     return total
 
 
+def _byte_row_cycles(form: Depthwise, columns: int, target: Target, whole: bool) -> float:
+    """Estimated cycles of a row of results of bytes."""
+    taps, stride, rows = form.columns.taps, form.columns.stride, form.rows.taps
+    groups = -(-rows // form.together)
+    dot = find_dot_product(target, form.lanes, form.together)
+    # Two units of 512 bits, or three of 256. A byte is widened, and all but the first of a quad shifted and added. In
+    # code for the edges, too, it is masked.
+    units, adds = 2 if form.lanes > 8 else 3, 2 if dot is None or dot.adds else 1
+    build = 3 * rows - 2 * groups + (0 if whole or not form.rows.padded else rows)
+    total = 0.0
+    for tile in tiles_of(form, columns):
+        size = tile.columns
+        pixels = min(size * taps, (size - 1) * stride + taps)
+        products = size * taps * groups
+        busy = max((products * adds + pixels * build) / units, products / 2, 4 * taps * groups / 2)
+        spilled = 1.5 if size + 4 > target.registers else 1.0
+        total += tile.count * (spilled * busy + 2 * size + 4)
+    return total
+
+
 class DepthwiseTemplate:
-    """Schedules depthwise convolutions of blocked float32 data, and what is fused into them."""
+    """Schedules depthwise convolutions of blocked data, float32 or bytes, and what is fused into them."""
 
     name = "depthwise"
     kind = KIND

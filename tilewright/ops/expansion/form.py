@@ -79,8 +79,8 @@ def read_expansion(module: IRModule) -> Expansion:
     last = inline_between(schedule, [first, second, between])
     depthwise = read_windows(schedule, window, second, last)
     writes, side_by_side = read_writer(schedule, first, between, depthwise.lanes)
-    if side_by_side or depthwise.last:
-        raise FormError("an expansion is of blocked data, not of channels last")
+    if side_by_side or depthwise.last or depthwise.together > 1:
+        raise FormError("an expansion is of blocked float32 data, not of bytes or channels last")
     contraction = schedule.get(schedule.get_sblock(first))
     result = contraction.writes[0].source
     data, weight = (region.source for region in contraction.reads if not region.source.same_as(result))

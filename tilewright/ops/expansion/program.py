@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tilewright.ops.depthwise.program import RowWriter
+from tilewright.ops.depthwise.row_writer import RowWriter
 from tilewright.ops.expansion.form import Expansion
 from tilewright.ops.statements import load, make_counter, make_index, make_loop, make_sequence, store
 from tilewright.ops.written import declare, write_after

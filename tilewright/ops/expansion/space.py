@@ -202,7 +202,7 @@ class ExpansionSpace(KnobsAlone):
         step = np.where(sums > target.registers - 4, 1.1, 1.0) * step
         map_row = np.ceil(width / c.tile) * (depth * step + 3 * sums + _TILE)
         rows = height / c.parts + self._shared_rows * (c.parts > 1)
-        widths = np.asarray([row_cycles(window, n, target.registers) for n in range(1, len(self.knobs[3]) + 1)])
+        widths = np.asarray([row_cycles(window, n, target, False) for n in range(1, len(self.knobs[3]) + 1)])
         used = window.rows.outputs / c.parts * c.blocks * widths[c.columns - 1]
         ring = self._ring_bytes(c)
         read = 4.0 * rows * width * depth

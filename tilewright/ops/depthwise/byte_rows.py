@@ -1,0 +1,135 @@
+"""Writes rows of a depthwise convolution of bytes: an instruction multiplies some rows of the kernel at once.
+
+    N[lanes] = X[row, lanes] + X[row + 1, lanes] << 8 + X[row + 2, lanes] << 16 + ...     a quad of rows of the image
+    S[column, lanes] = vpdpbusd(S[column, lanes], N[lanes], W[lanes, 0:4])                for each sum with that column
+
+Pairs of rows have 16 bits for each byte, and ``vpmaddwd``. Outside of the image all pixels are the number around it.
+Rows of results whose windows leave the image above or below read another row there, which a mask takes away.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tilewright.ops.contraction.dot_products import DotProduct, add_quads
+from tilewright.ops.depthwise.form import Depthwise
+from tilewright.ops.depthwise.row_writer import RowWriter, Tile
+from tilewright.ops.statements import load, make_index, store
+
+if TYPE_CHECKING:
+    from tvm.ir import Expr, Var
+    from tvm.tirx import Stmt
+
+__all__ = ["ByteRowWriter"]
+
+
+class ByteRowWriter(RowWriter):
+    """Writes a row of results.
+
+    Attributes:
+        buffers: what the statements need.
+
+    Args:
+        form: the convolution.
+        columns: of a tile.
+        whole: whether rows whose whole window is in the image have code of their own, without masks.
+        dot: the instruction that multiplies quads or pairs; None: plain code does.
+    """
+
+    _dtype = "int32"
+
+    def __init__(self, form: Depthwise, columns: int, whole: bool, dot: DotProduct | None) -> None:
+        super().__init__(form, columns, whole)
+        self._dot, self._bits = dot, 32 // form.together
+
+    def _products(self, sums: Var, row: Expr, first: Expr, tile: Tile, low: Expr, taps: Expr | int) -> list[Stmt]:
+        """The sums of the products of all rows of the kernel, which the image has if their number is known.
+
+        Nothing is stored between a column's first product and its last: LLVM would keep such stores.
+        """
+        from tvm import tirx
+
+        window, together, rows = self.form.columns, self.form.together, self.form.rows.taps
+        groups = [range(begin, min(begin + together, rows)) for begin in range(0, rows, together)]
+        inner = isinstance(taps, int)
+        lines: list[Stmt] = []
+        known: dict[tuple[int, int | None], Var] = {}
+        for c in range(tile.columns):
+            total: Expr = self._constant(0)
+            for number, group in enumerate(groups):
+                for k in range(window.taps):
+                    inside = window.inside(tile.first + c, k)
+                    if not inside and not self.form.around:
+                        continue
+                    key = number, window.at(c, k) if inside else None
+                    if key not in known:
+                        at = first * window.stride + window.at(c, k) if inside else None
+                        known[key] = tirx.Var("numbers", f"int32x{self.form.lanes}")
+                        lines.append(tirx.Bind(known[key], self._numbers(row, at, group, inner)))
+                    total = self._add(total, known[key], number, k)
+            lines.append(self._store(sums, [make_index(c)], total))
+        return lines
+
+    def _numbers(self, row: Expr, at: Expr | None, taps: range, inner: bool) -> Expr:
+        """The quads or pairs of a column of the image; None: of one beside it.
+
+        Args:
+            row: of results.
+            at: the column.
+            taps: rows of the kernel.
+            inner: whether the image has their rows.
+        """
+        from tvm import tirx
+
+        total: Expr | None = None
+        for place, tap in enumerate(taps):
+            pixel = self._constant(self.form.around) if at is None else self._pixels(row, at, tap, inner)
+            if place:
+                pixel = tirx.shift_left(pixel, self._constant(place * self._bits))
+            total = pixel if total is None else tirx.bitwise_or(total, pixel)
+        assert total is not None
+        return total
+
+    def _pixels(self, row: Expr, at: Expr, tap: int, inner: bool) -> Expr:
+        """The bytes of a pixel as int32."""
+        from tvm import tirx
+
+        form, rows = self.form, self.form.rows
+        line = row * rows.stride + (tap * rows.dilation - rows.before)
+        inside = tirx.all(line >= 0, line < rows.size)
+        near = line if inner else tirx.max(make_index(0), tirx.min(line, make_index(rows.size - 1)))
+        *place, lane = form.place(self.item, self.block, near, at, make_index(0))
+        pixel = tirx.Cast(f"int32x{form.lanes}", self._load(form.data, place, lane, form.lanes))
+        if inner:
+            return pixel
+        mask = tirx.Cast("int32", inside) * -1  # a select by one condition would be a branch
+        pixel = tirx.bitwise_and(pixel, tirx.Broadcast(mask, form.lanes))
+        if not form.around:
+            return pixel
+        return tirx.bitwise_or(pixel, tirx.Broadcast(tirx.bitwise_and(tirx.bitwise_not(mask), form.around), form.lanes))
+
+    def _add(self, total: Expr, numbers: Expr, group: int, k: int) -> Expr:
+        """A vector of sums plus the products of quads or pairs."""
+        from tvm import tirx
+
+        form = self.form
+        place = [self.block, make_index(group), make_index(k), make_index(0)]
+        weights = self._load(form.weight, place, make_index(0), form.lanes * form.together)
+        return add_quads(self._dot, form.lanes, total, numbers, tirx.reinterpret(f"int32x{form.lanes}", weights))
+
+    def _constant(self, value: int) -> Expr:
+        from tvm import tirx
+
+        return tirx.Broadcast(tirx.const(value, "int32"), self.form.lanes)
+
+    def _load(self, buffer: Var, place: list[Expr], last: Expr | None = None, lanes: int = 0) -> Expr:
+        """A vector of a buffer; by default, of all lanes."""
+        from tvm import tirx
+
+        begin = make_index(0) if last is None else last
+        return load(buffer, [*place, tirx.Ramp(begin, make_index(1), lanes or self.form.lanes)])
+
+    def _store(self, buffer: Var, place: list[Expr], value: Expr) -> Stmt:
+        from tvm import tirx
+
+        return store(buffer, value, [*place, tirx.Ramp(make_index(0), make_index(1), self.form.lanes)])
