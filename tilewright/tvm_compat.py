@@ -20,6 +20,8 @@ from typing import Any
 
 from tilewright.control_groups import control_groups
 from tilewright.errors import TargetError
+from tilewright.processor import count_cores
+from tilewright.vector_instructions import choose_instructions, register_operators
 
 __all__ = [
     "keep_interrupts",
@@ -34,21 +36,20 @@ __all__ = [
     "spin_briefly",
     "unchecked_schedules",
     "usable_cores",
-    "vector_lookups",
     "wanted_threads",
 ]
 
-#: How many numbers a byte can be.
-_BYTE_VALUES = 256
-
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """How many cores this process may use: its affinity, and the quotas of its control groups.
+    """How many cores this process may use: those of its affinity, and the quotas of its control groups.
+
+    Hyper-threads of one core count once (:func:`tilewright.processor.count_cores`).
 
     Args:
         root: where ``proc`` and ``sys`` are.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    bound = hasattr(os, "sched_getaffinity")
+    cores = count_cores(os.sched_getaffinity(0), root) if bound else (os.cpu_count() or 1)
     for group in control_groups("cpu", root):
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, version 1
             with suppress(OSError, ValueError):  # "max", or no such group
@@ -234,7 +235,7 @@ def keep_nan(module: Any) -> Any:
     from tvm import tirx
     from tvm_ffi import structural_map
 
-    vector_lookups()
+    choose_instructions()
 
     def swapped(node: Any) -> Any:
         if _is_scalar(node.b) and not _is_scalar(node.a) and str(node.b.ty.dtype).startswith(("float", "bfloat")):
@@ -249,60 +250,6 @@ def keep_nan(module: Any) -> Any:
                 made = module.clone() if made is module else made
                 made.update_func(var, function.with_body(body))
     return made
-
-
-def vector_lookups() -> None:
-    """Let targets with AVX512-VBMI look up a vector of bytes in a table of 256 bytes by two instructions.
-
-    TVM 0.27: a load at a vector of indices is one load for each of them, which was most of the time of a convolution
-    whose results are looked up. A pass after ``VectorizeLoop``, which TVM's pipeline calls by its name, replaces them:
-
-        table[indices]  -->  select(indices < 128, vpermi2b(table[0:128], indices), vpermi2b(table[128:256], indices))
-    """
-    import tvm
-    from tvm import ir, tirx
-    from tvm.target.codegen import target_has_features
-    from tvm_ffi import structural_map
-
-    vectorize = tirx.transform.VectorizeLoop
-    if getattr(vectorize, "followed_by_lookups", False):
-        return
-
-    def replaced(load: Any) -> Any:
-        lanes = load.ty.dtype.lanes
-        table, index = load.source, load.indices[-1]
-        whole = str(table.ty.dtype) == "uint8" and [int(d) for d in table.ty.shape] == [_BYTE_VALUES]
-        return _look_up(table, index, lanes) if whole and 1 < lanes <= 64 and not isinstance(index, tirx.Ramp) else load
-
-    def look_up(function: Any, _module: Any, _context: Any) -> Any:
-        target = function.attrs["target"] if function.attrs is not None and "target" in function.attrs else None
-        if target is None or target.kind.name != "llvm" or not target_has_features("avx512vbmi", target):
-            return function
-        return function.with_body(structural_map(function.body, (ir.TensorLoad, replaced)))
-
-    def both(enable_vectorize: bool = True) -> Any:
-        after = tirx.transform.prim_func_pass(look_up, opt_level=0)
-        return tvm.transform.Sequential([vectorize(enable_vectorize), after])
-
-    both.followed_by_lookups = True  # type: ignore[attr-defined]
-    tirx.transform.VectorizeLoop = both
-
-
-def _look_up(table: Any, index: Any, lanes: int) -> Any:
-    """The bytes at a vector of places in a table of 256 bytes, by two permutations of half of the table each."""
-    from tvm import tirx
-
-    own = index.value if isinstance(index, tirx.Cast) and str(index.value.ty.dtype).startswith("uint8") else None
-    own = tirx.Cast(f"uint8x{lanes}", index) if own is None else own
-    wide = own if lanes == 64 else tirx.Shuffle([own] * -(-64 // lanes), [tirx.const(i, "int32") for i in range(64)])
-    quarters = [tirx.BufferLoad(table, [tirx.Ramp(begin, 1, 64)]) for begin in (0, 64, 128, 192)]
-    halves = [
-        tirx.call_llvm_pure_intrin("uint8x64", "llvm.x86.avx512.vpermi2var.qi.512", first, wide, second)
-        for first, second in (quarters[:2], quarters[2:])
-    ]
-    below = tirx.LT(wide, tirx.Broadcast(tirx.const(128, "uint8"), 64))
-    found = tirx.Select(below, *halves)
-    return found if lanes == 64 else tirx.Shuffle([found], [tirx.const(i, "int32") for i in range(lanes)])
 
 
 def _is_scalar(expr: Any) -> bool:
@@ -323,6 +270,7 @@ def load_object(text: str) -> Any:
     import tvm
     from tvm_ffi.serialization import from_json_graph_str
 
+    register_operators()
     if text.endswith(f'"metadata":{{"tvm_version":"{tvm.__version__}"}}}}'):
         return from_json_graph_str(text)
     return tvm.ir.load_json(text)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tilewright.errors import CompilerError, ResourceError
-from tilewright.executable.runtime.library import bind, compile_runtime, find_compiler, link
+from tilewright.executable.runtime.library import SOURCE, bind, compile_runtime, find_compiler, link
 from tilewright.measure.memory import held
+from tilewright.processor import count_cores
 
 
 class Env(ctypes.Structure):
@@ -214,3 +215,36 @@ def test_a_compiler_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: py
         with pytest.raises(error, match=says) as caught:
             link([tmp_path / "a.o"], tmp_path / "k.so")
         assert "-Wl" not in str(caught.value)  # the compiler's command line
+
+
+COUNTING = """
+#include <stdatomic.h>
+atomic_int parts[64];
+int count(int task, void *env, void *data) { atomic_fetch_add(&parts[task], 1); return 0; }
+"""
+
+
+def test_parts_are_done_once_in_many_loops(runtime: ctypes.CDLL, tmp_path: Path) -> None:
+    """Shares of parts are told apart by the last 16 bits of the loop's number."""
+    (tmp_path / "count.c").write_text(COUNTING)
+    command = [*find_compiler(), "-shared", "-fPIC", "-O2", str(tmp_path / "count.c"), "-o", str(tmp_path / "count.so")]
+    subprocess.run(command, check=True)
+    counting = ctypes.CDLL(str(tmp_path / "count.so"))
+    part = ctypes.cast(counting.count, LAMBDA)
+    runtime.tilewright_threads(2)
+    loops = (1 << 16) + 1000
+    for _ in range(loops):
+        runtime.tilewright_launch(part, None, 0)
+    counts = list((ctypes.c_int * 64).in_dll(counting, "parts"))
+    assert counts == [loops] * counts.index(0) + [0] * (64 - counts.index(0))
+
+
+def test_cores_are_counted_alike_in_c(tmp_path: Path) -> None:
+    source, library = tmp_path / "cores.c", tmp_path / "cores.so"
+    source.write_text(
+        '#define _GNU_SOURCE\n#include <sched.h>\n#include <stdio.h>\n#include "cores.h"\n'
+        "int count(void) { return find_cores(NULL, 0); }\n"
+    )
+    command = [*find_compiler(), "-shared", "-fPIC", f"-I{SOURCE.parent}", str(source), "-o", str(library)]
+    subprocess.run(command, check=True)
+    assert ctypes.CDLL(str(library)).count() == count_cores(os.sched_getaffinity(0))
