@@ -94,7 +94,7 @@ static int map_weights(const char *given, void **mapping, size_t *mapped, Error 
 static int count_cores(void) {
 #if defined(__linux__)
   int found = find_cores(NULL, 0);
-  if (found) return found;
+  if (found) return limit_by_quotas(found);
 #endif
   long online = sysconf(_SC_NPROCESSORS_ONLN);
   return online > MAX_THREADS ? MAX_THREADS : online > 1 ? (int)online : 1;
