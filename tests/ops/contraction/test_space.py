@@ -345,6 +345,16 @@ def test_rows_of_a_large_product_are_cut_into_chunks_that_the_cache_holds() -> N
     assert 4 * depth * rows // tile[0] <= large.target.l2 // 2
 
 
+def test_a_1x1_kernel_with_few_outputs_runs_on_all_cores() -> None:
+    """Its tiles divide the pixels: a tile that sticks out lets the loop over pixels run on one core alone."""
+    few = ContractionSpace(
+        make_task(conv(480, 8, (14, 14), 56, (1, 1), (1, 1), (0, 0), (1, 1), "relu"), "boppl/rrrr"), target()
+    )
+    nest = few.loop_nest(few.default()[None])
+    assert nest.extra[0, nest.extra_names.index("log2_parallel")] >= 2
+    assert nest.extra[0, nest.extra_names.index("balance")] > 0.9
+
+
 def test_likely_configs_start_with_the_default() -> None:
     for name in ("products", "1x1 on 13x13", "dense 1"):
         configs = space(name).likely(4)

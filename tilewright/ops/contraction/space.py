@@ -13,7 +13,7 @@ from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
 from tilewright.ops.contraction.nibbles import WORD
 from tilewright.ops.contraction.program import PAD_INSIDE, PAD_PARALLEL, PAD_SERIAL, Decisions, build_program, prepare
-from tilewright.ops.contraction.traffic import is_product, relative_traffic
+from tilewright.ops.contraction.traffic import is_pointwise, is_product, relative_traffic
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, OrderKnob, SplitKnob, divisors
 from tilewright.space.loop_nest import LoopNest
@@ -159,7 +159,7 @@ class ContractionSpace:
         tiles = tiles[(self._columns(tiles).outer[:, 1] == 1) & self.valid(tiles)]
         cycles = self._cycles(self._columns(tiles))
         order = cycles.argsort(kind="stable")
-        if not self._is_product:
+        if not (self._is_product or self._is_pointwise):
             return np.asarray(tiles[order], dtype=np.int32)
         # Only rows that a tile divides can be cut into parallel chunks. So tiles are ranked with their outer loops.
         order = order[self._columns(tiles[order]).outer[:, 2] == 1]
@@ -176,7 +176,7 @@ class ContractionSpace:
         if self._form.depthwise:
             free = (3, 6, 7, 8) if self._streams else (3, 6, 7)
         rows = self._combinations(tile, free)
-        if self._is_product:
+        if self._is_product or self._is_pointwise:
             sizes = self.knobs[2].table[:, -1]
             levels = np.flatnonzero(sizes == sizes[tile[2]])
             rows = np.repeat(rows, len(levels), axis=0)
@@ -258,7 +258,7 @@ class ContractionSpace:
         cores = self.target.cores
         cost = np.where(c.parallel > 0, 1.0, 0.0) if small else 4.0 * (1 - np.where(c.parallel > 0, balance, 1 / cores))
         cost = cost + 0.3 * np.log2(np.maximum(1.0, 4 * cores / iterations)) * (not small) + 0.001 * np.log2(iterations)
-        if self._is_product:
+        if self._is_product or self._is_pointwise:
             cost = cost + relative_traffic(self._form, self.target, c)
         # Weights stay in the cache while all pixels pass. If only the weights fit the cache, rows pass first.
         rows_first = self._form.bytes("W") <= self.target.l2 / 2 < self._form.bytes("A") and not self._streams
@@ -278,9 +278,10 @@ class ContractionSpace:
             cost = cost + np.where(c.pad == PAD_INSIDE, 0.2 * (again - 1), once)
         if self._is_product and self._form.bytes("A") / self._form.extents["n"] > self.target.l2 / 2 and not small:
             wanted = _H_O_W_O  # chunks of rows in the second cache, beside a panel of weights in the first
-        total: NDArray[np.float64] = (
-            cost + 0.05 * (configs[:, 3] != wanted) + 0.02 * np.abs(np.log2(c.unroll / self._wanted_unroll(c)))
-        )
+        # The traffic of a 1x1 convolution decides on the order of its loops. Otherwise the usual one is taken.
+        other_order = 0.005 if self._is_pointwise else 0.05
+        unrolled = np.abs(np.log2(c.unroll / self._wanted_unroll(c)))
+        total: NDArray[np.float64] = cost + other_order * (configs[:, 3] != wanted) + 0.02 * unrolled
         if self._streams:
             # Padded data in a cache are written and read at no cost. Each parallel iteration pads its own blocks.
             blocks = self._form.extents["n"] * self._form.extents["o"]
@@ -311,6 +312,10 @@ class ContractionSpace:
     @cached_property
     def _is_product(self) -> bool:
         return is_product(self._form)
+
+    @cached_property
+    def _is_pointwise(self) -> bool:
+        return is_pointwise(self._form)
 
     @property
     def _streams(self) -> bool:
