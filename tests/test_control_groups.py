@@ -1,4 +1,4 @@
-"""Which control groups a process is in, and how many cores their quotas leave."""
+"""Which control groups a process is in, and how many cores it may use."""
 
 from __future__ import annotations
 
@@ -55,3 +55,38 @@ def test_quotas_of_version_1(root: Path) -> None:
     assert usable_cores(root) == 16
     group(root, "cpu,cpuacct/docker/abc", cfs_quota_us="50000", cfs_period_us="100000")
     assert usable_cores(root) == 1
+
+
+def describe(root: Path, cpu: int, siblings: str, capacity: int | None = None) -> None:
+    folder = root / f"sys/devices/system/cpu/cpu{cpu}"
+    (folder / "topology").mkdir(parents=True)
+    (folder / "topology/thread_siblings_list").write_text(siblings + "\n")
+    if capacity is not None:
+        (folder / "cpu_capacity").write_text(f"{capacity}\n")
+
+
+def test_hyper_threads_of_a_core_count_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu in range(16):
+        describe(root, cpu, f"{cpu % 8},{cpu % 8 + 8}")
+    assert usable_cores(root) == 8
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 8, 9, 12})  # as taskset leaves them
+    assert usable_cores(root) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {8})
+    assert usable_cores(root) == 1
+
+
+def test_lists_of_hyper_threads_may_have_ranges(root: Path) -> None:
+    for cpu in range(16):
+        describe(root, cpu, f"{cpu - cpu % 4}-{cpu - cpu % 4 + 3}")
+    assert usable_cores(root) == 4
+    group(root, "", max="200000 100000")
+    (root / "proc/self/cgroup").write_text("0::/\n")
+    assert usable_cores(root) == 2  # the quota is of processor time
+
+
+def test_little_cores_do_not_count(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpu in range(16):
+        describe(root, cpu, str(cpu), 1024 if cpu < 4 else 700 if cpu < 8 else 250)
+    assert usable_cores(root) == 8
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {8, 9, 10})
+    assert usable_cores(root) == 3  # they are the best that there are

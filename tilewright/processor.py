@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from pathlib import Path
 
-__all__ = ["AARCH64", "COMMON_CACHES", "X86", "cache_sizes", "lacks", "model_name"]
+__all__ = ["AARCH64", "COMMON_CACHES", "X86", "cache_sizes", "count_cores", "lacks", "model_name"]
 
 #: Data caches of the three levels in bytes, where they are not known. (A choice.)
 COMMON_CACHES = (32 << 10, 512 << 10, 8 << 20)
@@ -71,6 +71,41 @@ def cache_sizes() -> tuple[int, int, int]:
     l1 = sizes.get(1, 32 << 10)
     l2 = sizes.get(2, l1)
     return l1, l2, sizes.get(3, l2)
+
+
+def count_cores(processors: Collection[int], root: Path = Path("/")) -> int:
+    """How many cores some logical processors are, for code that keeps the units of a core busy.
+
+    The logical processors of one core (hyper-threads) count as one. A core with less than half the capacity of the
+    best one (LITTLE cores) does not count: the others would wait for the part of a loop that it has taken last. The C
+    runtime counts alike (``executable/runtime/cores.h``).
+
+    Args:
+        processors: their numbers, at least one.
+        root: where ``sys`` is. Processors that are not described there are cores of their own.
+    """
+    folder = root / "sys/devices/system/cpu"
+    capacities = {cpu: _read_number(folder / f"cpu{cpu}/cpu_capacity", 1024) for cpu in processors}
+    best = max(capacities.values())
+    able = [cpu for cpu, capacity in capacities.items() if 2 * capacity >= best]
+    return len({_first_of_core(folder / f"cpu{cpu}/topology/thread_siblings_list", cpu, processors) for cpu in able})
+
+
+def _first_of_core(siblings: Path, cpu: int, processors: Collection[int]) -> int:
+    """The first of the given logical processors that are on one core with ``cpu``, by a list such as ``0,64``."""
+    try:
+        ends = [part.partition("-") for part in siblings.read_text(encoding="ascii").strip().split(",")]
+        listed = [n for first, _, last in ends for n in range(int(first), int(last or first) + 1)]
+    except (OSError, ValueError):
+        return cpu
+    return min((n for n in listed if n in processors), default=cpu)
+
+
+def _read_number(path: Path, otherwise: int) -> int:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return otherwise
 
 
 def model_name() -> str:

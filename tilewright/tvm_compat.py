@@ -21,6 +21,8 @@ from typing import Any
 from tilewright.control_groups import control_groups
 from tilewright.errors import TargetError
 from tilewright.fetching import LOCAL_SUMS, fetch_ahead
+from tilewright.processor import count_cores
+from tilewright.vector_instructions import choose_instructions, follow_pass, register_operators
 
 __all__ = [
     "keep_interrupts",
@@ -36,21 +38,23 @@ __all__ = [
     "spin_briefly",
     "unchecked_schedules",
     "usable_cores",
-    "vector_lookups",
     "wanted_threads",
 ]
 
-#: How many numbers a byte can be; the most numbers of a buffer that is kept on the stack, 32 vectors of 16.
-_BYTE_VALUES, _STACK_NUMBERS = 256, 512
+#: The most numbers of a buffer that is kept on the stack: 32 vectors of 16.
+_STACK_NUMBERS = 512
 
 
 def usable_cores(root: Path = Path("/")) -> int:
-    """How many cores this process may use: its affinity, and the quotas of its control groups.
+    """How many cores this process may use: those of its affinity, and the quotas of its control groups.
+
+    Hyper-threads of one core count once (:func:`tilewright.processor.count_cores`).
 
     Args:
         root: where ``proc`` and ``sys`` are.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    bound = hasattr(os, "sched_getaffinity")
+    cores = count_cores(os.sched_getaffinity(0), root) if bound else (os.cpu_count() or 1)
     for group in control_groups("cpu", root):
         for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # version 2, version 1
             with suppress(OSError, ValueError):  # "max", or no such group
@@ -245,7 +249,7 @@ def keep_nan(module: Any) -> Any:
     from tvm import tirx
     from tvm_ffi import structural_map
 
-    vector_lookups()
+    choose_instructions()
     local_sums()
 
     def swapped(node: Any) -> Any:
@@ -262,37 +266,6 @@ def keep_nan(module: Any) -> Any:
                 made = module.clone() if made is module else made
                 made.update_func(var, fetching.with_body(body))
     return made
-
-
-def vector_lookups() -> None:
-    """Let targets with AVX512-VBMI or AVX2 look up a vector of bytes in a table of 256 bytes by a few instructions.
-
-    TVM 0.27: a load at a vector of indices is one load for each of them, which was most of the time of a convolution
-    whose results are looked up. A pass after ``VectorizeLoop``, which TVM's pipeline calls by its name, replaces them
-    (:mod:`tilewright.vector_tables`).
-    """
-    from tvm import ir, tirx
-    from tvm.target.codegen import target_has_features
-    from tvm_ffi import structural_map
-
-    from tilewright.vector_tables import look_up_by_permutations, look_up_by_shuffles
-
-    def look_up(function: Any, _module: Any, _context: Any) -> Any:
-        target = dict(function.attrs or {}).get("target")
-        if target is None or target.kind.name != "llvm" or not target_has_features("avx2", target):
-            return function
-        way = look_up_by_permutations if target_has_features("avx512vbmi", target) else look_up_by_shuffles
-
-        def replaced(load: Any) -> Any:
-            lanes = load.ty.dtype.lanes
-            table, index = load.source, load.indices[-1]
-            whole = str(table.ty.dtype) == "uint8" and [int(d) for d in table.ty.shape] == [_BYTE_VALUES]
-            served = whole and 1 < lanes <= 64 and not isinstance(index, tirx.Ramp)
-            return way(table, index, lanes) if served else load
-
-        return function.with_body(structural_map(function.body, (ir.TensorLoad, replaced)))
-
-    _follow_pass("VectorizeLoop", look_up)
 
 
 def local_sums() -> None:
@@ -313,22 +286,7 @@ def local_sums() -> None:
             return function
         return function.with_body(structural_map(function.body, (tirx.AllocBuffer, keep)))
 
-    _follow_pass("StorageRewrite", look)
-
-
-def _follow_pass(name: str, change: Any) -> None:
-    """Let ``change`` follow a pass that TVM's pipeline calls by its name."""
-    import tvm
-    from tvm.tirx import transform
-
-    before = getattr(transform, name)
-
-    def both(*arguments: Any) -> Any:
-        return tvm.transform.Sequential([before(*arguments), transform.prim_func_pass(change, opt_level=0)])
-
-    if not hasattr(before, "is_followed"):
-        both.is_followed = True  # type: ignore[attr-defined]
-        setattr(transform, name, both)
+    follow_pass("StorageRewrite", look)
 
 
 def _is_scalar(expr: Any) -> bool:
@@ -349,6 +307,7 @@ def load_object(text: str) -> Any:
     import tvm
     from tvm_ffi.serialization import from_json_graph_str
 
+    register_operators()
     if text.endswith(f'"metadata":{{"tvm_version":"{tvm.__version__}"}}}}'):
         return from_json_graph_str(text)
     return tvm.ir.load_json(text)

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tilewright.errors import CompilerError, ResourceError
-from tilewright.executable.runtime.library import bind, compile_runtime, find_compiler, link
+from tilewright.executable.runtime.library import SOURCE, bind, compile_runtime, find_compiler, link
 from tilewright.measure.memory import held
+from tilewright.tvm_compat import usable_cores
 
 
 class Env(ctypes.Structure):
@@ -214,3 +215,65 @@ def test_a_compiler_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: py
         with pytest.raises(error, match=says) as caught:
             link([tmp_path / "a.o"], tmp_path / "k.so")
         assert "-Wl" not in str(caught.value)  # the compiler's command line
+
+
+COUNTING = """
+#include <stdatomic.h>
+atomic_int parts[64];
+int count(int task, void *env, void *data) { atomic_fetch_add(&parts[task], 1); return 0; }
+"""
+
+
+def test_parts_are_done_once_in_many_loops(runtime: ctypes.CDLL, tmp_path: Path) -> None:
+    """Shares of parts are told apart by the last 16 bits of the loop's number."""
+    (tmp_path / "count.c").write_text(COUNTING)
+    command = [*find_compiler(), "-shared", "-fPIC", "-O2", str(tmp_path / "count.c"), "-o", str(tmp_path / "count.so")]
+    subprocess.run(command, check=True)
+    counting = ctypes.CDLL(str(tmp_path / "count.so"))
+    part = ctypes.cast(counting.count, LAMBDA)
+    runtime.tilewright_threads(2)
+    loops = (1 << 16) + 1000
+    for _ in range(loops):
+        runtime.tilewright_launch(part, None, 0)
+    counts = list((ctypes.c_int * 64).in_dll(counting, "parts"))
+    assert counts == [loops] * counts.index(0) + [0] * (64 - counts.index(0))
+
+
+#: Counts cores as a library for C does.
+CORES = """
+#define _GNU_SOURCE
+#define TILEWRIGHT_LIBRARY
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include "cores.h"
+int count(void) { return limit_by_quotas(find_cores(NULL, 0)); }
+"""
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {f"cpu{n}/topology/thread_siblings_list": "0-63" for n in range(64)},
+        {f"cpu{n}/topology/thread_siblings_list": f"{n % 32},{n % 32 + 32}" for n in range(64)},
+        {f"cpu{n}/cpu_capacity": str(1024 >> n % 2 * 2) for n in range(64)},
+        {"/proc/self/cgroup": "0::/a/b", "/sys/fs/cgroup/a/cpu.max": "100000 100000"},
+        {"/proc/self/cgroup": "0::/", "/sys/fs/cgroup/cpu.max": "max 100000"},
+        {
+            "/proc/self/cgroup": "5:memory:/x\n4:cpu,cpuacct:/y",
+            "/sys/fs/cgroup/cpu,cpuacct/y/cpu.cfs_quota_us": "60000",
+            "/sys/fs/cgroup/cpu,cpuacct/y/cpu.cfs_period_us": "100000",
+        },
+    ],
+)
+def test_a_library_for_c_counts_cores_as_python_does(files: dict[str, str], tmp_path: Path) -> None:
+    for name, text in files.items():
+        path = tmp_path / (name[1:] if name.startswith("/") else f"sys/devices/system/cpu/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    (tmp_path / "cores.c").write_text(CORES)
+    options = ["-shared", "-fPIC", f"-I{SOURCE.parent}", f'-DROOT="{tmp_path}"']
+    library = tmp_path / "cores.so"
+    subprocess.run([*find_compiler(), *options, str(tmp_path / "cores.c"), "-o", str(library)], check=True)
+    assert ctypes.CDLL(str(library)).count() == usable_cores(tmp_path)

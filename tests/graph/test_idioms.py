@@ -79,6 +79,15 @@ WRITTEN: dict[str, tuple[list[onnx.NodeProto], Callable[[Doubles], Doubles]]] = 
         [node("Softplus", ["x"], ["s"]), node("Tanh", ["s"], ["t"]), node("Mul", ["x", "t"], ["y"])],
         REFERENCE["mish"],
     ),
+    "hard-swish": (
+        [
+            node("Add", ["x", "three"], ["a"]),
+            node("Clip", ["a", "zero", "six"], ["c"]),
+            node("Mul", ["x", "c"], ["p"]),
+            node("Div", ["p", "six"], ["y"]),
+        ],
+        lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    ),
     "silu": ([node("Sigmoid", ["x"], ["s"]), node("Mul", ["s", "x"], ["y"])], REFERENCE["nn.silu"]),
     "elu": ([node("Elu", ["x"], ["y"], alpha=2.0)], _elu(2.0)),
     "selu": ([node("Selu", ["x"], ["y"])], REFERENCE["nn.selu"]),
@@ -94,6 +103,7 @@ WRITTEN: dict[str, tuple[list[onnx.NodeProto], Callable[[Doubles], Doubles]]] = 
     ),
 }
 CONSTANTS = {"root": 1.4142135, "one": 1.0, "half": 0.5, "three": 3.0, "cubic": 0.044715, "slope": 0.7978845834732056}
+CONSTANTS |= {"zero": 0.0, "six": 6.0}
 
 
 def written_model(path: Path) -> Path:
@@ -165,11 +175,18 @@ def test_after_a_convolution_an_activation_is_one_operator(tmp_path: Path) -> No
         node("Conv", ["x", "w"], ["c"], pads=[1, 1, 1, 1]),
         node("Softplus", ["c"], ["s"]),
         node("Tanh", ["s"], ["t"]),
-        node("Mul", ["c", "t"], ["y"]),
+        node("Mul", ["c", "t"], ["m"]),
+        node("Conv", ["m", "w"], ["d"], pads=[1, 1, 1, 1]),
+        node("Add", ["d", "three"], ["a"]),
+        node("Clip", ["a", "zero", "six"], ["b"]),
+        node("Mul", ["d", "b"], ["p"]),
+        node("Div", ["p", "six"], ["y"]),
     ]
-    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 8, 8]}, [1, 16, 8, 8], w=normal(16, 16, 3, 3))
+    constants = {name: np.asarray(CONSTANTS[name], np.float32) for name in ("zero", "three", "six")}
+    path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 8, 8]}, [1, 16, 8, 8], w=normal(16, 16, 3, 3), **constants)
     names = [use.task.name for use in extract(load(path), TARGET).uses]
-    assert sum("conv2d_mish" in name for name in names) == 1
+    convolutions = [name.partition(" ")[0].partition("_")[2] for name in names if name.startswith("conv2d")]
+    assert sorted(convolutions) == ["hard_swish", "mish"]
 
 
 @pytest.mark.parametrize(

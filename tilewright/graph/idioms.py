@@ -4,9 +4,11 @@
     log(1 + exp(x))                  -->  softplus(x)    x * tanh(log(1 + exp(x)))     -->  mish(x)
     log(1 + y)                       -->  log1p(y)       exp(x) - 1                    -->  expm1(x)
     1 + erf(y)                       -->  erfc(-y)       1 + tanh(u)                   -->  2 * sigmoid(2 * u)
+    x * clip(x + 3, 0, 6) / 6        -->  hard_swish(x)
 
-The written-out form loses the tails: ``1 + erf(-6)`` is 0 in float32, and so is ``log(1 + exp(-18))``. The factors of
-a product may have any order, and constants among them become a scale of the result.
+The written-out form loses the tails: ``1 + erf(-6)`` is 0 in float32, and so is ``log(1 + exp(-18))``. That of
+hard-swish divides each element, which takes longer than all else. The factors of a product may have any order, and
+constants among them become a scale of the result.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from tilewright.graph.polynomials import CLOSE, add, multiply, near
 from tilewright.ops.elementwise import elementary
-from tilewright.ops.elementwise.float32 import number
+from tilewright.ops.elementwise.float32 import clamp, let, number
 
 if TYPE_CHECKING:
     from tvm import relax, tirx
@@ -26,9 +29,6 @@ __all__ = ["SOFTPLUS_THRESHOLD", "Formula", "Idiom", "find_idiom"]
 
 #: PyTorch's softplus(x) is x above a threshold. From 16 on, x and softplus(x) are the same float32.
 SOFTPLUS_THRESHOLD = 16.0
-#: The largest relative difference between a constant and the one of the idiom. Exporters round it to float32 or to six
-#: digits.
-_CLOSE = 2e-6
 #: How many operators deep an expression is searched.
 _DEEP = 6
 #: A gate is a function g in a product x * g(x), such as sigmoid in SiLU. These are the last operators of gates, and the
@@ -83,7 +83,7 @@ def find_idiom(
         return None
     reader = _Reader(bindings, scalars)
     name = call.op.name.removeprefix("relax.")
-    rules = {"multiply": reader.product, "log": reader.logarithm, "where": reader.choice}
+    rules = {"multiply": reader.product, "divide": reader.quotient, "log": reader.logarithm, "where": reader.choice}
     rule = (rules | {"add": reader.total, "subtract": reader.total}).get(name)
     found = None if rule is None else rule(call)
     if found is None:
@@ -120,6 +120,25 @@ class _Reader:
                     return word, _scaled(function, factor * scale), x
         return None
 
+    def quotient(self, call: relax.Call) -> _Found | None:
+        """The idiom of x * clip(x + b, low, high) / c, with the factors in any order."""
+        if not self.scalar(call.args[1]):
+            return None
+        for gate in self.factors(call)[1]:
+            clipped = self.clipped(gate)
+            if clipped is None:
+                continue
+            inner, low, high = clipped
+            shifted = self.call(inner)
+            for x in [] if shifted is None or shifted.op.name != "relax.add" else shifted.args:
+                factor, terms = self.factors(call, x)
+                line = self.polynomial(inner, x)
+                if line is None or line.keys() != {0, 1} or line[1] != 1.0 or len(terms) != 2:
+                    continue
+                if any(self.same(x, term) for term in terms) and any(self.same(gate, term) for term in terms):
+                    return "hard_swish", _hard_swish(line[0], (low, high), factor), x
+        return None
+
     def origins(self, gate: relax.Expr) -> list[relax.Var]:
         """The variables from which a factor is computed; none if the factor cannot be a gate."""
         from tvm import relax
@@ -147,11 +166,11 @@ class _Reader:
         beside = self.beside_one(gate)
         if beside is None or beside[1] < 0:
             return None
-        if (y := self.operand(beside[0], "erf")) is not None and _near(self.polynomial(y, x), {1: math.sqrt(0.5)}):
+        if (y := self.operand(beside[0], "erf")) is not None and near(self.polynomial(y, x), {1: math.sqrt(0.5)}):
             return "gelu", elementary.gelu, 2.0
         if (y := self.operand(beside[0], "tanh")) is not None:
             slope = math.sqrt(2.0 / math.pi)
-            if _near(self.polynomial(y, x), {1: slope, 3: 0.044715 * slope}):
+            if near(self.polynomial(y, x), {1: slope, 3: 0.044715 * slope}):
                 return "gelu_tanh", elementary.gelu_tanh, 2.0
         return None
 
@@ -203,6 +222,34 @@ class _Reader:
         return ("softplus", elementary.softplus, x) if usual else None
 
     # Parts of idioms
+
+    def clipped(self, expr: relax.Expr) -> tuple[relax.Expr, float, float] | None:
+        """The y, the lower and the upper bound of a clipped y; None if the expression is no such thing."""
+        call = self.call(expr)
+        name = "" if call is None else call.op.name
+        if call is not None and name == "relax.clip":
+            bounds = [getattr(getattr(arg, "value", arg), "value", None) for arg in call.args[1:]]
+            numbers = [float(bound) for bound in bounds if bound is not None]
+            return (call.args[0], numbers[0], numbers[1]) if len(numbers) == 2 else None
+        for outer, inner in (("minimum", "maximum"), ("maximum", "minimum")):
+            first = self.bounded(expr, outer)
+            second = None if first is None else self.bounded(first[0], inner)
+            if first is not None and second is not None:
+                low, high = sorted((first[1], second[1]))
+                lower = second[1] if outer == "minimum" else first[1]
+                return (second[0], low, high) if lower == low else None
+        return None
+
+    def bounded(self, expr: relax.Expr, name: str) -> tuple[relax.Expr, float] | None:
+        """The y and the bound of a minimum or maximum of y and a number."""
+        call = self.call(expr)
+        if call is None or call.op.name != f"relax.{name}":
+            return None
+        for y, bound in (tuple(call.args), tuple(call.args)[::-1]):
+            number = self.scalar(bound)
+            if number is not None:
+                return y, number
+        return None
 
     def soft(self, expr: relax.Expr) -> relax.Expr | None:
         """The x of softplus(x), written in any form."""
@@ -291,16 +338,16 @@ class _Reader:
             return None
         name = call.op.name.removeprefix("relax.")
         if name == "add":
-            return _sum(known[0], known[1])
+            return add(known[0], known[1])
         if name == "multiply":
-            return _times(known[0], known[1])
+            return multiply(known[0], known[1])
         if name == "square":
-            return _times(known[0], known[0])
+            return multiply(known[0], known[0])
         if name == "divide" and list(known[1]) == [0] and known[1][0]:
-            return _times(known[0], {0: 1.0 / known[1][0]})
+            return multiply(known[0], {0: 1.0 / known[1][0]})
         if name == "power" and list(known[1]) == [0] and known[1][0] in (2.0, 3.0):
-            square = _times(known[0], known[0])
-            return square if known[1][0] == 2.0 else _times(square, known[0])
+            square = multiply(known[0], known[0])
+            return square if known[1][0] == 2.0 else multiply(square, known[0])
         return None
 
     def same(self, a: relax.Expr, b: relax.Expr) -> bool:
@@ -331,28 +378,18 @@ class _Reader:
         return None
 
 
-def _near(found: dict[int, float] | None, wanted: dict[int, float]) -> bool:
-    known = {power: value for power, value in (found or {}).items() if value != 0.0}
-    return known.keys() == wanted.keys() and all(
-        abs(known[power] - value) <= _CLOSE * abs(value) for power, value in wanted.items()
-    )
-
-
-def _sum(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
-    return {power: a.get(power, 0.0) + b.get(power, 0.0) for power in a.keys() | b.keys()}
-
-
-def _times(a: dict[int, float], b: dict[int, float]) -> dict[int, float]:
-    result: dict[int, float] = {}
-    for i, u in a.items():
-        for j, v in b.items():
-            result[i + j] = result.get(i + j, 0.0) + u * v
-    return result
-
-
 def _scaled(function: Formula, factor: float) -> Formula:
     # A product of rounded constants is 1 - 6e-8 where the exporter meant 1.
-    return function if abs(factor - 1.0) <= _CLOSE else lambda v: function(v) * number(factor)
+    return function if abs(factor - 1.0) <= CLOSE else lambda v: function(v) * number(factor)
+
+
+def _hard_swish(shift: float, bounds: tuple[float, float], factor: float) -> Formula:
+    """The function x * clip(x + shift, bounds) * factor."""
+
+    def formula(x: tirx.Expr) -> tirx.Expr:
+        return let(x, lambda x: x * clamp(x + number(shift), *bounds) * number(factor))
+
+    return formula
 
 
 def _negative(value: tirx.Expr) -> tirx.Expr:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from tilewright.errors import SpaceError
 from tilewright.reading import parse_json
 from tilewright.task import Task
+from tilewright.vector_instructions import RECIPROCAL
 
 __all__ = ["check_recorded"]
 
@@ -84,7 +85,7 @@ _DTYPE = re.compile(r"bool|bfloat16|float(16|32|64)|u?int(8|16|32|64)")
 _OPERATORS = re.compile(
     r"(prim|tirx|tir)\.(if_then_else|likely|reinterpret|exp2?|log(2|10|1p)?|sqrt|rsqrt|tanh?|sinh?|cosh?|erf|sigmoid|pow|fabs"
     r"|floor|ceil|round|trunc|nearbyint|fmod|isnan|isinf|isfinite|max_value|min_value|infinity"
-    r"|shift_(left|right)|bitwise_(and|or|xor|not))"
+    r"|shift_(left|right)|bitwise_(and|or|xor|not))|" + re.escape(RECIPROCAL)
 )
 
 

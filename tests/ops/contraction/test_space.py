@@ -371,6 +371,16 @@ def test_lines_are_fetched_ahead_without_storing_sums(lanes: int) -> None:
     np.testing.assert_array_equal(outputs[0], outputs[1])
 
 
+def test_a_1x1_kernel_with_few_outputs_runs_on_all_cores() -> None:
+    """Its tiles divide the pixels: a tile that sticks out lets the loop over pixels run on one core alone."""
+    few = ContractionSpace(
+        make_task(conv(480, 8, (14, 14), 56, (1, 1), (1, 1), (0, 0), (1, 1), "relu"), "boppl/rrrr"), target()
+    )
+    nest = few.loop_nest(few.default()[None])
+    assert nest.extra[0, nest.extra_names.index("log2_parallel")] >= 2
+    assert nest.extra[0, nest.extra_names.index("balance")] > 0.9
+
+
 def test_likely_configs_start_with_the_default() -> None:
     for name in ("products", "1x1 on 13x13", "dense 1"):
         configs = space(name).likely(4)

@@ -93,10 +93,10 @@ static int map_weights(const char *given, void **mapping, size_t *mapped, Error 
 
 static int count_cores(void) {
 #if defined(__linux__)
-  cpu_set_t allowed;
-  if (!sched_getaffinity(0, sizeof allowed, &allowed)) return CPU_COUNT(&allowed);
+  int found = find_cores(NULL, 0);
+  if (found) return limit_by_quotas(found);
 #endif
-  long online = sysconf(_SC_NPROCESSORS_ONLN); /* the set is too small for machines with more than 1024 cores */
+  long online = sysconf(_SC_NPROCESSORS_ONLN);
   return online > MAX_THREADS ? MAX_THREADS : online > 1 ? (int)online : 1;
 }
 

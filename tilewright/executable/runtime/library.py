@@ -35,7 +35,7 @@ __all__ = [
 #: The runtime's main source file.
 SOURCE = Path(__file__).with_name("runtime.c")
 #: All files that the runtime is compiled from.
-_HEADERS = ("cpu.h", "image.h", "instance.h", "pool.h", "scratch.h", "shared_pool.h")
+_HEADERS = ("cores.h", "cpu.h", "image.h", "instance.h", "pool.h", "scratch.h", "shared_pool.h")
 _SOURCES = (SOURCE, *(SOURCE.with_name(name) for name in _HEADERS))
 #: Seconds within which the runtime must be compiled, or a library linked. At its first use for a platform, zig also
 #: compiles parts of the C library, which takes 5 s of a core.

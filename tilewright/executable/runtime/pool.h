@@ -35,9 +35,16 @@ typedef int (*Lambda)(int task, ParallelEnv *env, void *data);
 
 /* ---- Threads ---- */
 
+/* The parts of one thread. Before the first part of a loop is taken, `range` is of an earlier loop. So nobody has to prepare
+ * the shares of all threads before a loop. */
 typedef struct {
-  _Alignas(CACHE_LINE) atomic_uint_fast64_t range; /* first part not taken << 32 | end of this thread's parts */
+  _Alignas(CACHE_LINE) atomic_uint_fast64_t range; /* the loop's tag << 48 | first part not taken << 24 | end of the parts */
+  atomic_int inside; /* whether this thread, a worker, looks at the loop */
 } Share;
+
+/* The first 16 bits of `Share.range`. All parts of a loop are taken, so a share is never 2^16 loops behind. */
+#define TAG(epoch) ((uint64_t)(epoch) << 48)
+#define PART_MASK 0xffffffu
 
 /* Threads that run one loop at a time together. A team belongs to one instance of a C library, or to the shared pool. */
 typedef struct Team {
@@ -54,6 +61,7 @@ typedef struct Team {
   Lambda lambda;
   void *data;
   ParallelEnv env;
+  int *cores; /* if the team uses all cores: a logical processor of each, that of the caller first; otherwise NULL */
   /* The first core if the team uses all cores, and its workers keep to the others; otherwise -1. */
   atomic_int home;
   /* Of an instance's own team; teams of the shared pool have none of these. */
@@ -61,7 +69,6 @@ typedef struct Team {
   int anywhere;     /* whether the workers choose no core: they may run on any, or create() names their cores */
   _Alignas(CACHE_LINE) atomic_uint_fast64_t epoch; /* counts loops */
   _Alignas(CACHE_LINE) atomic_uint_fast64_t open;  /* the epoch whose loop may be joined, or 0 */
-  _Alignas(CACHE_LINE) atomic_int inside;          /* how many workers look at the loop */
   _Alignas(CACHE_LINE) atomic_int sleeping;
   atomic_int failed;
 } Team;
@@ -79,25 +86,27 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Take a part of a share. Returns its number; -1: none is left. */
-static int take(Share *share, int from_end) {
+/* Take a part of the share of a thread. Returns its number; -1: none is left. */
+static int take(Team *team, int thread, uint64_t tag, int from_end) {
+  Share *share = &team->shares[thread];
   uint64_t range = atomic_load_explicit(&share->range, memory_order_acquire);
   for (;;) {
-    uint64_t first = range >> 32, end = range & 0xffffffffu;
+    int known = (range ^ tag) >> 48 == 0;
+    uint64_t first = known ? range >> 24 & PART_MASK : (uint64_t)thread * PARTS;
+    uint64_t end = known ? range & PART_MASK : (uint64_t)(thread + 1) * PARTS;
     if (first >= end) return -1;
-    uint64_t rest = from_end ? first << 32 | (end - 1) : (first + 1) << 32 | end;
+    uint64_t rest = tag | (from_end ? first << 24 | (end - 1) : (first + 1) << 24 | end);
     if (atomic_compare_exchange_weak_explicit(&share->range, &range, rest, memory_order_acq_rel, memory_order_acquire))
       return (int)(from_end ? end - 1 : first);
   }
 }
 
-/* Do parts of the team's loop until none is left: those of thread `self`'s share first. */
-static void work(Team *team, int self) {
+/* Do parts of the team's loop of this epoch until none is left: those of thread `self`'s share first. */
+static void work(Team *team, int self, uint64_t epoch) {
   nested = 1;
   for (int other = 0; other < team->threads; ++other) {
-    Share *share = &team->shares[(self + other) % team->threads];
     int task;
-    while ((task = take(share, other > 0)) >= 0) {
+    while ((task = take(team, (self + other) % team->threads, TAG(epoch), other > 0)) >= 0) {
       if (team->lambda(task, &team->env, team->data)) atomic_store(&team->failed, 1);
     }
   }
@@ -140,20 +149,22 @@ static int bind_to(int cpu) {
  * second core. */
 static void keep_to_core(Team *team, int self) {
 #if defined(__linux__)
-  if (team->anywhere) return;
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) != team->size) return;
-  int seen = -1, first = -1;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &allowed)) continue;
-    if (++seen == 0) first = cpu;
-    if (seen == self) {
-      if (bind_to(cpu)) atomic_store(&team->home, first); /* a refusal costs speed only */
-      return;
-    }
-  }
+  if (!team->cores || !bind_to(team->cores[self])) return; /* a refusal costs speed only */
+  atomic_store(&team->home, team->cores[0]);
 #else
   (void)team, (void)self;
+#endif
+}
+
+/* Find the cores of a team that uses all of them, and chooses them itself. */
+static void choose_cores(Team *team) {
+#if defined(__linux__)
+  if (team->anywhere || !team->cores) return;
+  if (find_cores(team->cores, team->size) == team->size) return;
+  free(team->cores);
+  team->cores = NULL;
+#else
+  (void)team;
 #endif
 }
 
@@ -191,10 +202,12 @@ static void *worker(void *argument) {
   for (;;) {
     seen = await_epoch(team, seen);
     if (atomic_load(&team->quit)) return NULL;
-    /* The caller closes the loop, then waits until no worker is inside. So a worker that finds it open may join. */
-    atomic_fetch_add(&team->inside, 1);
-    if (atomic_load(&team->open) == seen) work(team, given.self);
-    atomic_fetch_sub(&team->inside, 1);
+    /* The caller closes the loop, then waits until no worker is inside. So a worker that finds it open may join. (A single
+     * counter of those inside would be the one place at which all threads wait for each other, twice in each loop.) */
+    atomic_int *inside = &team->shares[given.self].inside;
+    atomic_store(inside, 1);
+    if (atomic_load(&team->open) == seen) work(team, given.self, seen);
+    atomic_store_explicit(inside, 0, memory_order_release);
   }
 }
 
@@ -228,6 +241,7 @@ static void make_threads(Team *team) {
 /* Make the threads of a team. The caller holds its `launch`. */
 static void start_team(Team *team) {
   team->started = 1;
+  choose_cores(team);
 #if !defined(_WIN32)
   sigset_t before;
   block_signals(&before);
@@ -240,6 +254,7 @@ static void start_team(Team *team) {
 
 static void free_team(Team *team) {
   free(team->workers);
+  free(team->cores);
   free(team->shares);
   free(team);
 }
@@ -255,6 +270,7 @@ static Team *make_team(int size) {
     return NULL;
   }
   team->shares = memset(shares, 0, (size_t)size * sizeof(Share));
+  team->cores = calloc((size_t)size, sizeof *team->cores); /* without it, the workers choose no core */
   team->size = size;
   team->threads = 1;
   atomic_store(&team->home, -1);
@@ -292,8 +308,6 @@ static int run_loop(Team *team, Lambda lambda, void *data) {
   team->env.sync_handle = NULL;
   team->env.num_task = team->threads * PARTS;
   atomic_store_explicit(&team->failed, 0, memory_order_relaxed);
-  for (uint64_t i = 0; i < (uint64_t)team->threads; ++i)
-    atomic_store_explicit(&team->shares[i].range, i * PARTS << 32 | (i + 1) * PARTS, memory_order_relaxed);
   uint64_t epoch = atomic_load_explicit(&team->epoch, memory_order_relaxed) + 1;
   atomic_store(&team->open, epoch);
   atomic_store(&team->epoch, epoch);
@@ -302,11 +316,13 @@ static int run_loop(Team *team, Lambda lambda, void *data) {
     pthread_cond_broadcast(&team->wake);
     pthread_mutex_unlock(&team->sleep);
   }
-  work(team, 0);
+  work(team, 0, epoch);
   atomic_store(&team->open, 0);
-  for (unsigned round = 0; atomic_load(&team->inside) > 0; ++round) {
-    PAUSE();
-    if (round % 4096 == 4095) sched_yield(); /* a worker that is inside may need this core */
+  for (int other = 1; other < team->threads; ++other) {
+    for (unsigned round = 0; atomic_load(&team->shares[other].inside); ++round) {
+      PAUSE();
+      if (round % 4096 == 4095) sched_yield(); /* a worker that is inside may need this core */
+    }
   }
   return atomic_load_explicit(&team->failed, memory_order_relaxed) ? -1 : 0;
 }

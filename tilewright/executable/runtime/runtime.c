@@ -37,10 +37,11 @@
 #define CALLED_BY_KERNELS EXPORT
 #endif
 
+#include "cores.h"
 #include "cpu.h"
 #include "scratch.h"
 
-#include "pool.h" /* needs scratch.h */
+#include "pool.h" /* needs cores.h and scratch.h */
 
 /* ---- The calling convention of TVM's compiled functions (tvm-ffi 0.1) ---- */
 

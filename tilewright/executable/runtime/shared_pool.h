@@ -47,7 +47,7 @@ static void after_fork(void) {
       team->threads = 1;
       team->started = 0;
       atomic_store(&team->open, 0);
-      atomic_store(&team->inside, 0);
+      for (int i = 0; i < team->size; ++i) atomic_store(&team->shares[i].inside, 0);
       atomic_store(&team->sleeping, 0);
       atomic_store(&team->home, -1);
     }

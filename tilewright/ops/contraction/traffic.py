@@ -11,7 +11,7 @@ from tilewright.ops.contraction.program import PAD_INSIDE
 from tilewright.space.loop_nest import LoopNest
 from tilewright.target import Target
 
-__all__ = ["is_product", "padding_cost", "relative_traffic", "shares_weights", "sharing_cost"]
+__all__ = ["is_pointwise", "is_product", "padding_cost", "relative_traffic", "shares_weights", "sharing_cost"]
 
 #: Bytes that a core gets from beyond its second cache in a cycle. (Measured: 10 on an Emerald Rapids, in a virtual
 #: machine with two cores. It ranks programs, so it need not be exact elsewhere.)
@@ -37,6 +37,12 @@ def is_product(form: Form) -> bool:
     return single and not form.depthwise and "h" not in form.iterators
 
 
+def is_pointwise(form: Form) -> bool:
+    """Whether the contraction is a 1x1 convolution of blocked data whose pixels are one axis."""
+    single = all(form.extents[axis] == 1 for axis in ("g", "h", "kh", "kw"))
+    return single and form.fused and not form.depthwise and not form.padded and form.extents["rc"] > 1
+
+
 def relative_traffic(form: Form, target: Target, c: Columns) -> NDArray[np.float64]:
     """The time in which each program's operands come from beyond the second cache, relative to that of its arithmetic.
 
@@ -48,11 +54,12 @@ def relative_traffic(form: Form, target: Target, c: Columns) -> NDArray[np.float
         h0, w0, o0            a tile of rows passes once, and all weights for each tile
 
     Args:
-        form: of a product (:func:`is_product`).
+        form: of a product (:func:`is_product`), or of a 1x1 convolution (:func:`is_pointwise`), whose rows are pixels.
         target: the machine.
         c: the configs. Loops o1 only make the blocks of outputs longer.
     """
-    rows, depth, outs = form.extents["w"], form.extents["ri"], form.extents["o"] * form.extents["l"]
+    depth = form.extents["rc"] * form.extents["ri"]
+    rows, outs = form.extents["w"], form.extents["o"] * form.extents["l"]
     room = _SHARE * target.l2
     o0, _, chunks, tiles = c.outer.T.astype(np.float64)
     place = (c.order == 0).argmax(axis=1) - (c.order == 2).argmax(axis=1)

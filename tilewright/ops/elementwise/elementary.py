@@ -14,7 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tilewright.ops.elementwise.exponential import decay, exp, expm1, log, log1p, log1p_unit
+from tilewright.ops.elementwise.exponential import (
+    exp,
+    exp_below_zero,
+    expm1,
+    log,
+    log1p,
+    log1p_unit,
+    one_plus_decay,
+)
 from tilewright.ops.elementwise.float32 import (
     absolute,
     clamp,
@@ -22,6 +30,7 @@ from tilewright.ops.elementwise.float32 import (
     horner,
     let,
     number,
+    reciprocal,
     select,
 )
 
@@ -126,6 +135,9 @@ _NORMAL_BOTTOM = (
 _TWELVE_BITS, _EIGHT_BITS = -(1 << 12), -(1 << 16)
 #: A tail x * e^-|x| may be a normal number where e^-|x| is none. So it is computed as x * e^(12-|x|) * e^-12.
 _HEADROOM, _HEADROOM_FACTOR = 12.0, 6.14421235332821e-06
+#: Below the first bound the product of a number and its sigmoid is no normal number. Above the second one, the sigmoid
+#: is 1. The sigmoid itself is no normal number below -87.3, so it is computed with so many powers of 2 more.
+_GATE_LOW, _GATE_HIGH, _HALVINGS = -92.5, 60.0, 8
 #: The GELU by tanh is x * sigmoid(x * (a + b * x^2)). The factor b of the cubic term is b1 + b2, and b1 has 8 bits.
 _GELU_LINEAR, _GELU_CUBIC, _GELU_CUBIC_REST = 1.5957691216057308, 0.0712890625, 6.575377e-05
 
@@ -134,7 +146,7 @@ def tanh(x: Expr) -> Expr:
     """Hyperbolic tangent."""
 
     def ratio(x: Expr) -> Expr:
-        return let(x * x, lambda z: x * (horner(_TANH_TOP, z) / horner(_TANH_BOTTOM, z)))
+        return let(x * x, lambda z: x * (horner(_TANH_TOP, z) * reciprocal(horner(_TANH_BOTTOM, z))))
 
     return let(clamp(x, -7.90531110763549805, 7.90531110763549805), ratio)
 
@@ -143,7 +155,7 @@ def erf(x: Expr) -> Expr:
     """Error function."""
 
     def ratio(x: Expr) -> Expr:
-        return let(x * x, lambda z: x * (horner(_ERF_TOP, z) / horner(_ERF_BOTTOM, z)))
+        return let(x * x, lambda z: x * (horner(_ERF_TOP, z) * reciprocal(horner(_ERF_BOTTOM, z))))
 
     return let(clamp(x, -4.0, 4.0), ratio)
 
@@ -153,14 +165,14 @@ def _bell(x: Expr, scale: float, finish: Callable[[Expr], Expr]) -> Expr:
 
     def parts(high: Expr) -> Expr:
         low = (x - high) * (x + high) * number(-scale)
-        return let(low, lambda low: let(decay(high * high * number(-scale), low), finish))
+        return let(low, lambda low: let(exp_below_zero(high * high * number(-scale), low), finish))
 
     return let(cut(x, _TWELVE_BITS), parts)
 
 
 def _tail(t: Expr) -> Expr:
     """The tail e^(t^2 / 2) * (1 + erf(-t / sqrt 2)) / 2, for t from 0 to 14.5."""
-    return let(number(1.0) / (number(1.0) + number(_TAIL_SCALE) * t), lambda v: v * horner(_TAIL, v))
+    return let(reciprocal(number(1.0) + number(_TAIL_SCALE) * t), lambda v: v * horner(_TAIL, v))
 
 
 def erfc(x: Expr) -> Expr:
@@ -198,7 +210,7 @@ def gelu_in_training(x: Expr) -> Expr:
 
     def result(x: Expr) -> Expr:
         def ratio(bounded: Expr, z: Expr) -> Expr:
-            half = bounded * horner(_NORMAL_TOP, z) / horner(_NORMAL_BOTTOM, z) + number(0.5)
+            half = bounded * horner(_NORMAL_TOP, z) * reciprocal(horner(_NORMAL_BOTTOM, z)) + number(0.5)
             return tirx.max(number(-5.7), x) * half
 
         return let(clamp(x, -5.7, 5.7), lambda bounded: let(bounded * bounded, lambda z: ratio(bounded, z)))
@@ -213,37 +225,41 @@ def gelu_slope(x: Expr) -> Expr:
     """
 
     def ratio(x: Expr) -> Expr:
-        return let(x * x, lambda z: x * horner(_SLOPE_TOP, z) / horner(_SLOPE_BOTTOM, z) + number(0.5))
+        return let(x * x, lambda z: x * horner(_SLOPE_TOP, z) * reciprocal(horner(_SLOPE_BOTTOM, z)) + number(0.5))
 
     return let(clamp(x, -6.0, 6.0), ratio)
 
 
 def sigmoid(x: Expr) -> Expr:
-    """1 / (1 + e^-x)."""
-    return number(1.0) / (number(1.0) + exp(number(0.0) - x))
+    """1 / (1 + e^-x); 0 for x below -88."""
+    return _sigmoid(x, -88.0, 0)
 
 
 def twice_sigmoid(u: Expr, sign: int) -> Expr:
-    """1 + tanh(u), or 1 - tanh(u) if ``sign`` is negative."""
-    return number(2.0) / (number(1.0) + exp(number(-2.0 if sign > 0 else 2.0) * u))
+    """1 + tanh(u), or 1 - tanh(u) if ``sign`` is negative; 0 where it is below 7e-39."""
+    return _sigmoid(number(2.0 if sign > 0 else -2.0) * u, -88.6, 1)
+
+
+def _sigmoid(x: Expr, lowest: float, doublings: int) -> Expr:
+    """The sigmoid of ``x`` times ``2^doublings``; 0 for ``x`` below ``lowest``."""
+
+    def result(x: Expr) -> Expr:
+        value = reciprocal(one_plus_decay(clamp(x, lowest, 80.0), doublings))
+        return select(x < number(lowest), number(0.0), value)  # NaN is not below
+
+    return let(x, result)
 
 
 def _gate(x: Expr, z: Expr, low: Expr = None) -> Expr:
-    """The product x * sigmoid(z + low) for x and z of the same sign. ``low`` is the correction of :func:`exp`."""
+    """The product x * sigmoid(z + low), x and z of the same sign. ``low`` is a correction of at most 0.1; None: 0."""
+    from tvm import tirx
 
-    def result(negative: Expr) -> Expr:
-        # e^-|z| with some headroom.
-        raised = decay(
-            number(_HEADROOM) - absolute(z), None if low is None else select(negative, low, number(0.0) - low)
-        )
+    # With AVX-512, to keep the result of an instruction where a comparison holds is part of that instruction.
+    def product(r: Expr) -> Expr:
+        kept = select(z >= number(_GATE_LOW), r, number(0.0))
+        return select(z <= number(_GATE_HIGH), x * kept * number(0.5**_HALVINGS), x)
 
-        def ratio(e: Expr) -> Expr:
-            top = select(negative, x * e * number(_HEADROOM_FACTOR), x)
-            return top / (number(1.0) + e * number(_HEADROOM_FACTOR))
-
-        return let(raised, ratio)
-
-    return result(z < number(0.0))
+    return let(reciprocal(one_plus_decay(tirx.max(number(_GATE_LOW), z), _HALVINGS, low)), product)
 
 
 def silu(x: Expr) -> Expr:
@@ -292,7 +308,7 @@ def softplus(x: Expr) -> Expr:
     """ln(1 + e^x)."""
     from tvm import tirx
 
-    return let(x, lambda x: tirx.max(number(0.0), x) + log1p_unit(decay(number(0.0) - absolute(x))))
+    return let(x, lambda x: tirx.max(number(0.0), x) + log1p_unit(exp_below_zero(number(0.0) - absolute(x))))
 
 
 def mish(x: Expr) -> Expr:
@@ -309,11 +325,11 @@ def mish(x: Expr) -> Expr:
                 bottom = select(
                     negative, e * (e + number(2.0)) + number(2.0), number(1.0) + number(2.0) * e * (e + number(1.0))
                 )
-                return top / bottom
+                return top * reciprocal(bottom)
 
             return let(raised * number(_HEADROOM_FACTOR), of)
 
-        return let(decay(number(_HEADROOM) - absolute(x)), ratio)
+        return let(exp_below_zero(number(_HEADROOM) - absolute(x)), ratio)
 
     return let(x, result)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tilewright.ops.elementwise.float32 import bits, clamp, float_of, horner, integer, let, number, select
+from tilewright.ops.elementwise.float32 import bits, clamp, float_of, horner, integer, let, number, reciprocal, select
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-__all__ = ["decay", "exp", "exp_below_zero", "expm1", "log", "log1p", "log1p_unit"]
+__all__ = ["exp", "exp_below_zero", "expm1", "log", "log1p", "log1p_unit", "one_plus_decay"]
 
 _LOG2E = 1.4426950408889634
 #: ln 2 in two parts, so that n * ln 2 is exact (Cephes).
@@ -45,13 +45,13 @@ _ARTANH = (0.140059969, 0.140009018, 0.200107637, 0.333332081)
 _INFINITY, _NAN, _HALF_ROOT = 0x7F800000, 0x7FC00000, 0x3F3504F3
 
 
-def _exp_parts(x: Expr, low: Expr, finish: Callable[[Expr, Expr], Expr]) -> Expr:
-    """``finish(e^r - 1, n)`` for ``x + low`` = n ln 2 + r. ``low`` is the part that ``x`` rounds away; None: 0."""
+def _exp_parts(x: Expr, finish: Callable[[Expr, Expr], Expr]) -> Expr:
+    """``finish(e^r - 1, n)`` for ``x`` = n ln 2 + r."""
     from tvm import tirx
 
     def rest(n: Expr) -> Expr:
         r = x - n * number(_LN2_HIGH) - n * number(_LN2_LOW)
-        return let(r if low is None else r + low, lambda r: let(horner(_EXP, r) * r * r + r, lambda q: finish(q, n)))
+        return let(r, lambda r: let(horner(_EXP, r) * r * r + r, lambda q: finish(q, n)))
 
     return let(tirx.floor(x * number(_LOG2E) + number(0.5)), rest)
 
@@ -61,37 +61,30 @@ def _power(q: Expr, n: Expr) -> Expr:
     return float_of(bits(q + number(1.0)) + (integer(n) << 23))
 
 
-def exp(x: Expr, low: Expr = None) -> Expr:
-    """The exponential of ``x + low``; 0 for x below -87.33654. ``low`` is a correction of at most 0.1; None: 0."""
+def exp(x: Expr) -> Expr:
+    """The exponential of ``x``; 0 for x below -87.33654."""
 
     def result(x: Expr) -> Expr:
-        value = let(clamp(x, _EXP_LOW, _EXP_HIGH), lambda bounded: _exp_parts(bounded, low, _power))
+        value = let(clamp(x, _EXP_LOW, _EXP_HIGH), lambda bounded: _exp_parts(bounded, _power))
         return select(x < number(_EXP_LOW), number(0.0), select(x > number(_EXP_HIGH), float_of(_INFINITY), value))
 
     return let(x, result)
 
 
-def decay(x: Expr, low: Expr = None) -> Expr:
-    """The exponential of ``x + low`` for an x below 88, which needs no test for infinity."""
-    from tvm import tirx
+def exp_below_zero(x: Expr, low: Expr = None) -> Expr:
+    """The exponential of ``x + low`` for an x of at most 88; 0 for x below -87.7. Its relative error is 8e-8.
 
-    def result(x: Expr) -> Expr:
-        value = let(tirx.max(number(_EXP_LOW), x), lambda bounded: _exp_parts(bounded, low, _power))
-        return select(x < number(_EXP_LOW), number(0.0), value)
-
-    return let(x, result)
-
-
-def exp_below_zero(x: Expr) -> Expr:
-    """The exponential of an x of at most 0; 0 for x below -87.7. Its relative error is 8e-8.
-
-    It takes two thirds of the operations of :func:`decay`: the sum that rounds also holds the bits of the power of 2.
+    It takes two thirds of the operations of :func:`exp`: there is no test for infinity, and the sum that rounds also
+    holds the bits of the power of 2. ``low`` is a correction of at most 0.1; None: 0.
     """
     from tvm import tirx
 
     def power(bounded: Expr, total: Expr) -> Expr:
         def rest(n: Expr) -> Expr:
-            return let(bounded - n * number(_LN2_HIGH) - n * number(_LN2_LOW), polynomial)
+            return let(bounded - n * number(_LN2_HIGH) - n * number(_LN2_LOW), corrected)
+
+        def corrected(r: Expr) -> Expr:
+            return polynomial(r) if low is None else let(r + low, polynomial)
 
         def polynomial(r: Expr) -> Expr:
             return horner((*_SHORT, 1.0, 1.0), r) * float_of(bits(total) << 23)
@@ -105,6 +98,31 @@ def exp_below_zero(x: Expr) -> Expr:
     return let(tirx.max(number(-88.0), x), result)
 
 
+def one_plus_decay(x: Expr, halvings: int, low: Expr = None) -> Expr:
+    """``(1 + e^-(x + low)) / 2^halvings`` with a relative error of 1e-7.
+
+    Args:
+        x: from ``-ln 2 * (127 + halvings)`` to ``ln 2 * (126 - halvings)``. Beyond, the result is no such number.
+        halvings: let ``x`` be less than -88, where the exponential is no float32.
+        low: a correction of at most 0.1; None: 0.
+    """
+    rounding = number(_ROUNDING - halvings)
+    # e^-q for q = x + n ln 2: the signs of the coefficients alternate.
+    signed = tuple(c if power % 2 == 0 else -c for power, c in zip(range(6, -1, -1), (*_SHORT, 1.0, 1.0), strict=True))
+
+    def rest(x: Expr, total: Expr) -> Expr:
+        n = total - rounding
+        return let(n, lambda n: let(x + n * number(_LN2_HIGH) + n * number(_LN2_LOW), lambda q: polynomial(q, total)))
+
+    def polynomial(q: Expr, total: Expr) -> Expr:
+        return let(q if low is None else q + low, lambda q: sum_of(horner(signed, q), total))
+
+    def sum_of(power: Expr, total: Expr) -> Expr:
+        return number(0.5**halvings) + power * float_of(bits(total) << 23)
+
+    return let(x, lambda x: let(x * number(-_LOG2E) + rounding, lambda total: rest(x, total)))
+
+
 def expm1(x: Expr) -> Expr:
     """The exponential of ``x``, less 1."""
     from tvm import tirx
@@ -116,7 +134,7 @@ def expm1(x: Expr) -> Expr:
         return select(n > number(30.0), _power(q, n), near)
 
     def result(x: Expr) -> Expr:
-        value = let(clamp(x, _EXP_LOW, _EXP_HIGH), lambda bounded: _exp_parts(bounded, None, finish))
+        value = let(clamp(x, _EXP_LOW, _EXP_HIGH), lambda bounded: _exp_parts(bounded, finish))
         return select(x > number(_EXP_HIGH), float_of(_INFINITY), value)
 
     return let(x, result)
@@ -173,4 +191,4 @@ def log1p_unit(u: Expr) -> Expr:
     def series(s: Expr) -> Expr:
         return let(s * s, lambda z: number(2.0) * (s + s * z * horner(_ARTANH, z)))
 
-    return let(u, lambda u: let(u / (number(2.0) + u), series))
+    return let(u, lambda u: let(u * reciprocal(number(2.0) + u), series))

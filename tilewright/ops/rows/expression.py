@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from tilewright.ops.elementwise.elementary import exp
+from tilewright.ops.elementwise.exponential import exp_below_zero
 from tilewright.ops.function import FUSABLE, KEPT, make_function
 from tilewright.ops.mark import Mark
 from tilewright.ops.vectors import fit_vector
@@ -58,7 +58,7 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
     x = te.placeholder(shape, name="data")
     rows, n = shape[:-1], shape[-1]
     top = reduce_rows(lambda *i: x(*i), rows, n, lanes, te.max, tirx.max, "max")
-    e = te.compute(shape, lambda *i: exp(x(*i) - top(*i[:-1])), name=f"{PREFIX}exp")
+    e = te.compute(shape, lambda *i: exp_below_zero(x(*i) - top(*i[:-1])), name=f"{PREFIX}exp")
     total = reduce_rows(lambda *i: e(*i), rows, n, lanes, te.sum, lambda a, b: a + b, "sum")
     # There is one division for each row. In a row of minus infinity alone, the maximum is the finite start of te.max,
     # and all e are 0.

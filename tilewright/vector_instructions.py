@@ -1,0 +1,115 @@
+"""Vector instructions that LLVM does not choose by itself, and the operator of TIR that needs them.
+
+They are chosen by a pass after ``VectorizeLoop``, which TVM's pipeline calls by its name. Programs of tasks stay as
+they are, and so do their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from tilewright.vector_tables import look_up_by_permutations, look_up_by_shuffles
+
+__all__ = ["RECIPROCAL", "choose_instructions", "follow_pass", "register_operators"]
+
+#: The operator of one operand ``d``, a float32: ``1 / d``. Its relative error is at most 1.2e-7 where ``d`` and the
+#: result are normal numbers. Of 0, infinity and numbers below 1e-38 it may be anything.
+RECIPROCAL = "tilewright.reciprocal"
+#: How many numbers a byte can be.
+_BYTE_VALUES = 256
+
+
+@cache
+def register_operators() -> None:
+    """Let TVM know :data:`RECIPROCAL`. To be called before a program is made or read that has one."""
+    from tvm import tirx
+    from tvm.ir import register_op_attr
+
+    def divide(call: Any) -> Any:
+        (divisor,) = call.args
+        lanes, one = divisor.ty.dtype.lanes, tirx.const(1.0, "float32")
+        return tirx.Div(one if lanes == 1 else tirx.Broadcast(one, lanes), divisor)
+
+    register_op_attr(RECIPROCAL, "TScriptPrinterName", "reciprocal")
+    register_op_attr(RECIPROCAL, "TVectorizable", True)
+    register_op_attr(RECIPROCAL, "TCallEffectKind", 1)  # kPure
+    register_op_attr(RECIPROCAL, "default.FLowerIntrinsic", divide)
+
+
+def choose_instructions() -> None:
+    """Let TVM's pipeline choose the instructions below for vectors, if the target has them.
+
+    **Lookups in tables** of 256 bytes (:mod:`tilewright.vector_tables`), AVX512-VBMI and AVX2. TVM 0.27: a load at a
+    vector of indices is one load for each of them, which was most of the time of a convolution whose results are looked
+    up.
+
+    **Reciprocals**, AVX-512. A division of 16 numbers takes 16 cycles, in which 32 other instructions could begin. An
+    approximation with an error of 2^-14 and a step of Newton's iteration take 2 to 3 cycles. (Shorter vectors are
+    divided as fast as other instructions begin.)
+
+        reciprocal(d)  -->  r + r * (1 - d * r), r = vrcp14ps(d)
+    """
+    from tvm import ir
+    from tvm.target.codegen import target_has_features
+    from tvm_ffi import structural_map
+
+    register_operators()
+
+    def choose(function: Any, _module: Any, _context: Any) -> Any:
+        target = dict(function.attrs or {}).get("target")
+        if target is None or target.kind.name != "llvm":
+            return function
+        body = function.body
+        if target_has_features("avx512vbmi", target):
+            body = structural_map(body, (ir.TensorLoad, _looked_up(look_up_by_permutations)))
+        elif target_has_features("avx2", target):
+            body = structural_map(body, (ir.TensorLoad, _looked_up(look_up_by_shuffles)))
+        if target_has_features("avx512f", target):
+            body = structural_map(body, (ir.Call, _approximated))
+        return function.with_body(body)
+
+    follow_pass("VectorizeLoop", choose)
+
+
+def follow_pass(name: str, change: Callable[[Any, Any, Any], Any]) -> None:
+    """Let ``change`` of a function, its module and the context follow a pass that TVM's pipeline calls by its name."""
+    import tvm
+    from tvm.tirx import transform
+
+    before = getattr(transform, name)
+
+    def both(*arguments: Any) -> Any:
+        return tvm.transform.Sequential([before(*arguments), transform.prim_func_pass(change, opt_level=0)])
+
+    if not hasattr(before, "is_followed"):
+        both.is_followed = True  # type: ignore[attr-defined]
+        setattr(transform, name, both)
+
+
+def _looked_up(way: Callable[[Any, Any, int], Any]) -> Callable[[Any], Any]:
+    """What replaces a load of a vector out of a table of bytes, and leaves other loads as they are."""
+    from tvm import tirx
+
+    def replaced(load: Any) -> Any:
+        lanes, table, index = load.ty.dtype.lanes, load.source, load.indices[-1]
+        whole = str(table.ty.dtype) == "uint8" and [int(d) for d in table.ty.shape] == [_BYTE_VALUES]
+        served = whole and 1 < lanes <= 64 and not isinstance(index, tirx.Ramp)
+        return way(table, index, lanes) if served else load
+
+    return replaced
+
+
+def _approximated(call: Any) -> Any:
+    """The reciprocals of a vector of 16 numbers by an approximation; other calls as they are."""
+    from tvm import tirx
+
+    if getattr(call.op, "name", None) != RECIPROCAL or call.ty.dtype.lanes != 16:
+        return call
+    kind = "float32x16"
+    d, r = tirx.Var("d", kind), tirx.Var("r", kind)
+    zero, one = (tirx.Broadcast(tirx.const(value, "float32"), 16) for value in (0.0, 1.0))
+    all_lanes = tirx.const(-1, "int16")
+    rough = tirx.call_llvm_pure_intrin(kind, "llvm.x86.avx512.rcp14.ps.512", d, zero, all_lanes)
+    return tirx.Let(d, call.args[0], tirx.Let(r, rough, r + r * (one - d * r)))
