@@ -60,7 +60,7 @@ def usable_cores(root: Path = Path("/")) -> int:
             with suppress(OSError, ValueError):  # "max", or no such group
                 quota, period = " ".join((group / name).read_text(encoding="ascii") for name in names).split()
                 if int(quota) > 0:
-                    cores = min(cores, max(1, round(int(quota) / int(period))))
+                    cores = min(cores, max(1, (2 * int(quota) + int(period)) // (2 * int(period))))
     return cores
 
 

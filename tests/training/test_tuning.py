@@ -108,6 +108,17 @@ def test_a_step_that_is_longer_has_no_slot(monkeypatch: pytest.MonkeyPatch) -> N
         assert number < 4 or (len(clock.slept) > before) is (number % 3 != 0)
 
 
+def test_a_graph_that_does_not_come_again_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace = Pace()
+    for number in range(40):
+        pace.share = PREPARING if number > 3 else 0.0
+        pace.begin_step(1, full=number > 3)
+        clock.now += 1.0
+    assert len(clock.slept) > 20
+
+
 def test_another_thread_works_while_the_training_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr("tilewright.training.slots.time", clock)

@@ -12,9 +12,13 @@
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#include "cores.h"
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
@@ -288,16 +292,12 @@ static void end_round(Run *run) {
 /* Where all cores are used, each thread has one of its own. */
 static void keep_to_core(int self, int threads) {
 #if defined(__linux__)
-  cpu_set_t allowed, own;
-  if (sched_getaffinity(0, sizeof allowed, &allowed) || CPU_COUNT(&allowed) != threads) return;
-  int seen = -1;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (!CPU_ISSET(cpu, &allowed) || ++seen != self) continue;
-    CPU_ZERO(&own);
-    CPU_SET(cpu, &own);
-    sched_setaffinity(0, sizeof own, &own); /* a refusal costs speed alone */
-    return;
-  }
+  int cpus[CPU_SETSIZE];
+  if (find_cores(cpus, CPU_SETSIZE) != threads) return;
+  cpu_set_t own;
+  CPU_ZERO(&own);
+  CPU_SET(cpus[self], &own);
+  sched_setaffinity(0, sizeof own, &own); /* a refusal costs speed alone */
 #else
   (void)self, (void)threads;
 #endif

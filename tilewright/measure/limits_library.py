@@ -13,11 +13,13 @@ import tempfile
 from pathlib import Path
 
 from tilewright.errors import CompilerError
-from tilewright.executable.runtime.library import find_compiler
+from tilewright.executable.runtime.library import SOURCE, find_compiler
 
 __all__ = ["load_limits"]
 
 _SOURCE = Path(__file__).with_name("limits.c")
+#: The file of the runtime that says what a core is.
+_CORES = SOURCE.with_name("cores.h")
 _FLAGS = ("-x", "c", "-std=gnu11", "-O2", "-ffp-contract=fast", "-fPIC", "-pthread", "-shared")
 #: Seconds that the compiler may take: it needs one.
 _COMPILE_SECONDS = 120.0
@@ -32,14 +34,14 @@ def load_limits() -> ctypes.CDLL:
         AttributeError: the library lacks a function.
     """
     about = (*find_compiler(), *_FLAGS, sys.platform, platform.machine())
-    key = hashlib.sha256(_SOURCE.read_bytes() + " ".join(about).encode()).hexdigest()[:16]
+    key = hashlib.sha256(_SOURCE.read_bytes() + _CORES.read_bytes() + " ".join(about).encode()).hexdigest()[:16]
     path = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tilewright" / f"limits-{key}.so"
     if path.is_file():
         with contextlib.suppress(OSError, AttributeError):  # half a file, or another machine's
             return _load(path)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         made = Path(folder, path.name)
-        command = [*find_compiler(), *_FLAGS, str(_SOURCE), "-o", str(made)]
+        command = [*find_compiler(), *_FLAGS, f"-I{_CORES.parent}", str(_SOURCE), "-o", str(made)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILE_SECONDS)
         except (OSError, subprocess.SubprocessError) as exc:

@@ -38,6 +38,8 @@ _LONGER, _BEFORE = 1.45, 8
 _LONGEST_SLOT = 3.0
 #: A slot ends so many seconds after nobody needs it any more.
 _LOOK = 0.05
+#: So many steps in a row have no slot because something else makes them longer.
+_FULL = 3
 #: Slots that are shorter than this multiple of a step are saved up: each change costs both sides the caches.
 _LEAST = 0.25
 #: Seconds for which nothing is saved up: in a longer pause of the training, the processors were free anyway.
@@ -88,7 +90,7 @@ class Pace:
     def __init__(self) -> None:
         self.process: Stoppable | None = None
         self.share = self.given = 0.0
-        self.slots = 0
+        self.slots = self._full = 0
         self._saved = self._slept = 0.0
         self._last = math.nan
         self._began: dict[int, tuple[float, float]] = {}
@@ -134,7 +136,8 @@ class Pace:
 
         Args:
             graph: the number of the graph that the step begins with.
-            full: whether something else makes this step longer. Then the slot comes later.
+            full: whether something else may make this step longer. Then the slot comes later, but not for long: that
+                may wait for a graph that does not run again soon, such as the one of a validation.
 
         Returns:
             the seconds since the last step began with this graph, without those that were given away; nan: none did,
@@ -144,12 +147,13 @@ class Pace:
             return math.nan
         try:
             length = self._note(graph, time.monotonic())
+            self._full = self._full + 1 if full else 0
             step, before = self.step_seconds, self.given
             if self.share <= 0.0 or math.isnan(step):
                 self._saved = min(0.0, self._saved)
                 self._let(True)
                 self._await_work()
-            elif not full:
+            elif self._full == 0 or self._full > _FULL:
                 taken = self._await_work()
                 if self._saved >= _LEAST * step:
                     self._give(min(self._saved, self._find_most(step) - taken, _LONGEST_SLOT))

@@ -1,4 +1,4 @@
-/* The cores that a process may use. Only runtime.c includes this file. `usable_cores` of tilewright/tvm_compat.py counts alike.
+/* The cores that a process may use. runtime.c and measure/limits.c include this file. `usable_cores` of tilewright/tvm_compat.py counts alike.
  *
  * The logical processors of one core (hyper-threads) share its units, so that a second one gains nothing in code that keeps
  * these busy: they count as one core. A core with less than half the capacity of the best one (LITTLE cores) counts as none:

@@ -97,7 +97,12 @@ static int count_cores(void) {
   if (found) return limit_by_quotas(found);
 #endif
   long online = sysconf(_SC_NPROCESSORS_ONLN);
-  return online > MAX_THREADS ? MAX_THREADS : online > 1 ? (int)online : 1;
+  int cores = online > MAX_THREADS ? MAX_THREADS : online > 1 ? (int)online : 1;
+#if defined(__linux__)
+  return limit_by_quotas(cores);
+#else
+  return cores;
+#endif
 }
 
 static int check_options(const Options *options, Error *error) {

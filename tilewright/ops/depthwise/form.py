@@ -240,8 +240,8 @@ def _read_pad(stmt: SBlock) -> tuple[Var, tuple[int, int], int]:
         raise FormError("padding adds rows and columns")
     chosen = stmt.body.value  # if_then_else(inside, pixel, around)
     around = chosen.args[-1] if isinstance(chosen, Call) else None
-    if not isinstance(around, IntImm | FloatImm) or around.value != int(around.value):
-        raise FormError("padding puts a whole number around an image")
+    if not isinstance(around, IntImm | FloatImm) or (isinstance(around, FloatImm) and around.value != 0):
+        raise FormError("padding puts zeros around an image, or one byte around an image of bytes")
     return regions[0].source, (before[2], before[3]), int(around.value)
 
 

@@ -1,7 +1,7 @@
 """Lookup tables for functions of bytes: ``y = table[x]``.
 
-The program reads the table at a vector of indices. Where the target has ``vpermi2b`` (AVX512-VBMI) or ``vpshufb`` (AVX2),
-a pass of the compiler (:mod:`tilewright.vector_tables`) keeps the table in registers.
+The program reads the table at a vector of indices. Where the target has ``vpermi2b`` (AVX512-VBMI) or ``vpshufb``
+(AVX2), a pass of the compiler (:mod:`tilewright.vector_tables`) keeps the table in registers.
 """
 
 from __future__ import annotations

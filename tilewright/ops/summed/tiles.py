@@ -133,6 +133,10 @@ class Tiles:
         used = undefined_vars(block)
         if any(variable.same_as(loop.loop_var) for variable in used for loop in loops):
             return None
+        lane = structural_map(stored.indices[4], (Var, lambda variable: bound.get(variable, variable)))
+        whole = int(self._result.ty.shape[4])
+        if not lane.same_as(loops[-1].loop_var) or int(loops[-1].extent) != whole:
+            return None
         return _Tile(node, loops[-1], inside, stored, block)
 
     def _wrap(self, tile: _Tile, make_sums: _MakeSums, kept: Var) -> Stmt:
