@@ -1,8 +1,8 @@
 /* The cores that a process may use. Only runtime.c includes this file. `usable_cores` of tilewright/tvm_compat.py counts alike.
  *
  * The logical processors of one core (hyper-threads) share its execution units. Kernels keep these busy, so a second logical
- * processor gains nothing: they count as one core. A core with less than half the capacity of the best one (LITTLE cores) counts as none:
- * the others would wait for the part of a loop that it has taken last.
+ * processor gains nothing: they count as one core. A core with less than half the capacity of the best one (LITTLE cores)
+ * counts as none: the others would wait for the part of a loop that it has taken last.
  */
 
 #if !defined(ROOT)
