@@ -6,7 +6,7 @@ static int nothing(int task, ParallelEnv *env, void *data) {
   return 0;
 }
 
-/* A loop of two threads whose parts do nothing. */
+/* Seconds of a parallel loop of two threads whose parts do nothing. */
 EXPORT double loop_seconds(int rounds) {
   tilewright_enter(2, 2);
   for (int i = 0; i < 1000; ++i) launch(2, nothing, NULL, 0);
@@ -17,7 +17,7 @@ EXPORT double loop_seconds(int rounds) {
   return seconds;
 }
 
-/* To take a part of one's own share, which no other thread looks at. */
+/* Seconds in which a thread takes a part of its own share, while no other thread looks at that. */
 EXPORT double part_seconds(int rounds) {
   Team *team = make_team(1);
   volatile int last = 0;
@@ -34,7 +34,7 @@ EXPORT double part_seconds(int rounds) {
 static Share lines[LINES];
 static _Alignas(CACHE_LINE) atomic_int turn;
 
-/* Write one line, or all, whenever it is this thread's turn. */
+/* Write `count` lines whenever it is this thread's turn. */
 static void *answer(void *argument) {
   int count = *(int *)argument;
   for (int seen = 1;; seen += 2) {
@@ -46,7 +46,8 @@ static void *answer(void *argument) {
   }
 }
 
-/* Let another core write `count` lines, then read them; without the lines, the time from one core to the other and back. */
+/* Seconds in which this core reads `count` lines that another core has just written. With a count of 0: seconds until a change
+ * that this core makes is seen by the other core, and its answer by this one. */
 EXPORT double turn_seconds(int count, int rounds) {
   pthread_t thread;
   atomic_store(&turn, 0);

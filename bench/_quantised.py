@@ -25,13 +25,13 @@ from tilewright.tensor import Array
 
 __all__ = ["NETWORKS", "PRECISIONS", "write_models"]
 
-#: How a network can be made smaller, and what that means.
+#: The precisions besides float32, and what each of them means.
 PRECISIONS = {
     "static": "quantised to int8, QDQ, per channel",
     "reduced": "the same, with weights of 7 bits",
     "dynamic": "int8, with scales of activations that are computed at run time",
-    "bf16": "products of bfloat16 numbers, where the target has an instruction for them; or weights of products of few "
-    "rows are rounded to bfloat16",
+    "bf16": "products of bfloat16 numbers if the target has an instruction for them; otherwise weights of products of "
+    "few rows are rounded to bfloat16",
     "int4": "weights of products have 4 bits, in blocks of 32 inputs, without zero points",
 }
 #: How many random inputs a network is calibrated with.

@@ -85,7 +85,7 @@ class LocalCluster:
         command += [] if pinned is None else ["taskset", "-c", str(pinned)]
         command += [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += [f"--num-cpus={cores}", f"--object-store-memory={80 << 20}"]
-        # Without two processes that nobody here asks, and that import Ray: the autoscaler, and the sender of logs.
+        # Nobody here uses the autoscaler or the sender of logs, and each would be a process that imports Ray.
         command += ["--no-monitor", "--include-log-monitor=false"]
         if not self.nodes:
             (self.folder / "token").write_text(secrets.token_hex(32))

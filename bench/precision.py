@@ -112,7 +112,7 @@ def _compare(name: str, tuning: _Tuning, against: list[str], blocks: int, ways: 
             Entrant(f"{other}-{precision}", _OTHERS[other], (str(path), "native"))
             for other in against
             for precision, path in models.items()
-            if precision != "bf16"  # a model of Tilewright's own: the others widen its weights
+            if precision != "bf16"  # only Tilewright computes it in bfloat16
         ]
         print(f"+ {name}: {', '.join(entrant.name for entrant in entrants)}", flush=True)
         return make_rows(name, race(entrants, blocks, _BLOCK_SECONDS, wanted_threads()))

@@ -5,11 +5,10 @@
 The networks are those of ``bench.network --models modern``, with default schedules for this machine's cores, or
 directories of executables. All numbers of threads take turns in one process.
 
-A loop is simulated with costs that are measured here: the way of a line of the cache from core to core, taking a part,
-and looking at the lines that other cores have written. Threads are assumed to hear of a loop one after the other, as
-fast as a core looks at lines. The
-*serial part* of a loop is what the calling thread does while nobody else works: it tells the others, and makes sure
-that all have left.
+A parallel loop is simulated with three costs that are measured here: until one core sees a cache line that another has
+written, for taking a part of the loop, and for looking at each of many lines that other cores have written. Threads
+are assumed to learn of a loop one after the other, as fast as a core looks at lines. The *serial part* of a loop is
+the time in which only the calling thread works: it tells the others, and makes sure that all have left.
 """
 
 from __future__ import annotations
@@ -45,12 +44,12 @@ _THREADS = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of what a loop does besides its work.
+    """The seconds that a parallel loop takes besides its work.
 
     Attributes:
-        line: until another core has what a core has written.
-        part: of taking a part of one's own share.
-        look: of looking at a line that another core has written, if many are looked at one after the other.
+        line: until a core sees a cache line that another core has written.
+        part: in which a thread takes a part of its own share.
+        look: in which a core reads a line that another core has written, if it reads many of them in a row.
     """
 
     line: float
@@ -60,7 +59,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Loop:
-    """A simulated loop.
+    """What a simulated parallel loop takes.
 
     Attributes:
         seconds: from its start to its end.
@@ -72,18 +71,18 @@ class Loop:
 
 
 def simulate(work: float, threads: int, costs: Costs) -> Loop:
-    """A loop of the runtime.
+    """Simulate a parallel loop of the runtime, whose parts are all equal.
 
     Args:
-        work: seconds of the loop on one thread.
-        threads: of the loop. All parts are equal.
+        work: the seconds of the loop on one thread.
+        threads: how many threads run it.
         costs: of its organisation.
     """
     if threads == 1:
         return Loop(work, 0.0)
     part = work / (threads * _PARTS)
     left = [_PARTS] * threads
-    # When each thread is free; the others hear of the loop one after the other.
+    # When each thread is free. The others learn of the loop one after the other.
     free = [(costs.line + costs.look * max(0, thread - 1), thread) for thread in range(threads)]
     heapq.heapify(free)
     end = 0.0
@@ -103,7 +102,7 @@ def simulate(work: float, threads: int, costs: Costs) -> Loop:
 
 
 def measure_costs() -> Costs:
-    """What loops cost on this machine, which needs two cores."""
+    """Measure what parallel loops cost on this machine, which must have two cores."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "loops.so"
         source = Path(__file__).with_name("_loops.c")
@@ -154,7 +153,7 @@ def _draw_inputs(executable: Executable) -> list[Any]:
 
 
 def predict(kernels: list[tuple[float, float]], costs: Costs, threads: int) -> tuple[float, float]:
-    """The seconds of a network with so many threads, and the seconds of its loops' serial parts.
+    """The seconds of a network on ``threads`` threads, and the seconds of its loops' serial parts.
 
     A kernel that two threads do not make faster runs on one.
     """
@@ -170,7 +169,7 @@ def predict(kernels: list[tuple[float, float]], costs: Costs, threads: int) -> t
 
 
 def build_default(name: str, folder: Path) -> Path:
-    """The executable of a network of ``bench.network`` with default schedules."""
+    """Build a network of ``bench.network`` with default schedules. Returns the directory of the executable."""
     from tilewright.compiling.build import build
     from tilewright.frontend.load import load
     from tilewright.graph.tasks import extract

@@ -1,15 +1,15 @@
-"""Fetches into the first cache what a register tile writes, and what is read beside it, while the tile is summed.
+"""Prefetches what a register tile writes, and what is read beside it, into the first cache while the tile is summed.
 
-Sums of a tile leave the registers all at once: 24 vectors are 24 lines of a cache, and a processor waits for 10 to 16
-lines at a time. Lines of results that no cache holds any more come from memory before they are written. In the loop of
-the sums, one line after the other comes early:
+The sums of a tile leave the registers all at once: 24 vectors are 24 lines of a cache, and a processor waits for 10 to
+16 lines at a time. If no cache holds these lines, they come from memory before they are written. So the loop over the
+sums fetches them one after the other:
 
     for k: tile += A[k] * W[k];                      for i, o: Y[i, o] = tile[i, o] + R[i, o]
     -->
     for k: fetch Y[i(k), o] and R[i(k), o] for all o; tile += A[k] * W[k];      for i, o: Y[i, o] = tile[i, o] + R[i, o]
 
-A template annotates the loop over k with :data:`AHEAD`. The fetches come when a kernel is compiled. So a program's
-trace makes the same program in a database of MetaSchedule, which has no primitive for them.
+A template annotates the loop over k with :data:`AHEAD`. The fetches are added when a kernel is compiled. MetaSchedule
+has no primitive for them, so the trace of a program stays valid in its databases.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = ["AHEAD", "LOCAL_SUMS", "fetch_ahead"]
 AHEAD = "tilewright.ahead"
 #: The attribute of functions with fetches, whose register tiles stay in registers although lines are fetched.
 LOCAL_SUMS = "tilewright.local_sums"
-#: The arguments of LLVM's prefetch: into all caches, of data.
+#: Arguments of LLVM's prefetch: the locality (into all caches), and the kind of cache (for data).
 _ALL_CACHES, _DATA = 3, 1
 
 
 def fetch_ahead(function: PrimFunc) -> PrimFunc:
-    """The function with fetches in its annotated loops; itself without any.
+    """The function with fetches in its annotated loops; the function itself if it has no such loop.
 
     Args:
         function: scheduled, not lowered.
@@ -70,7 +70,7 @@ def _nest(statement: Stmt) -> tuple[list[For], SBlockRealize]:
 
 
 def _fetches(sums: For, loops: list[For], writer: SBlockRealize) -> Iterator[Stmt]:
-    """The fetches of a step of the sums. All steps together fetch each line of the tile.
+    """The fetches of one step of the loop over the sums. All steps together fetch each line of the tile.
 
     Args:
         sums: the loop over the sums.
@@ -105,7 +105,7 @@ def _fetches(sums: For, loops: list[For], writer: SBlockRealize) -> Iterator[Stm
 
 
 def _follows(region: TensorRegion, inside: dict[Var, Expr], row: Var) -> bool:
-    """Whether a tensor that lies in memory is read or written at another place for each row of a tile."""
+    """Whether each row of a tile reads or writes another place of a tensor in memory."""
     from tvm.tirx.analysis import undefined_vars
 
     if region.source.ty.storage_scope == "local":

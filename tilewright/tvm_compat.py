@@ -41,7 +41,7 @@ __all__ = [
     "wanted_threads",
 ]
 
-#: The most numbers of a buffer that is kept on the stack: 32 vectors of 16.
+#: The size of the largest buffer that is kept on the stack, in numbers: 32 vectors of 16.
 _STACK_NUMBERS = 512
 
 
@@ -113,10 +113,10 @@ def spin_briefly() -> None:
 
 
 def light_errors() -> None:
-    """Let TVM's errors have no stack of C++ functions. Call before TVM is imported. A variable of the user's wins.
+    """Make TVM's errors without a C++ backtrace. Call before TVM is imported. A variable of the user's wins.
 
-    TVM 0.27 (tvm-ffi 0.1.14): the first error reads the symbols of all libraries, 0.5 s, and schedules raise errors as
-    a matter of course.
+    TVM 0.27 (tvm-ffi 0.1.14): for the first error it reads the symbols of all libraries, which takes 0.5 s. Scheduling
+    raises such errors regularly, and handles them.
     """
     os.environ.setdefault("TVM_TRACEBACK_LIMIT", "0")
 
@@ -244,7 +244,7 @@ def keep_nan(module: Any) -> Any:
     TVM 0.27: ``max(a, b)`` is ``a > b ? a : b``, which is b if a number is NaN. Its ReLU and Clip have the constant as
     b. In the other order LLVM makes the same single instruction (``maxps`` gives its second operand), so this costs
     nothing. The maximum of two tensors keeps a NaN of the second one only. Called when a kernel is compiled: the
-    programs of tasks, and so their keys, stay as they are. Fetches ahead (``tilewright.fetching``) come then, too.
+    programs of tasks, and so their keys, stay as they are. Prefetches (``tilewright.fetching``) are added then, too.
     """
     from tvm import tirx
     from tvm_ffi import structural_map
@@ -271,7 +271,8 @@ def keep_nan(module: Any) -> Any:
 def local_sums() -> None:
     """Keep small buffers of functions with ``tilewright.fetching.LOCAL_SUMS`` on the stack.
 
-    TVM 0.27 gets them from its runtime, so LLVM knows of other pointers, and stores a tile's sums before each prefetch.
+    TVM 0.27 allocates them in its runtime. LLVM then expects other pointers to them, and stores a tile's sums before
+    each prefetch.
     """
     from tvm import tirx
     from tvm_ffi import structural_map

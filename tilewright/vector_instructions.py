@@ -42,12 +42,12 @@ def choose_instructions() -> None:
     """Let TVM's pipeline choose the instructions below for vectors, if the target has them.
 
     **Lookups in tables** of 256 bytes (:mod:`tilewright.vector_tables`), AVX512-VBMI and AVX2. TVM 0.27: a load at a
-    vector of indices is one load for each of them, which was most of the time of a convolution whose results are looked
-    up.
+    vector of indices becomes one load for each index. These loads took most of the time of a convolution whose results
+    are looked up.
 
     **Reciprocals**, AVX-512. A division of 16 numbers takes 16 cycles, in which 32 other instructions could begin. An
-    approximation with an error of 2^-14 and a step of Newton's iteration take 2 to 3 cycles. (Shorter vectors are
-    divided as fast as other instructions begin.)
+    approximation with an error of 2^-14 and a step of Newton's iteration take 2 to 3 cycles. (A division of a
+    shorter vector is fast enough: other instructions keep the processor busy meanwhile.)
 
         reciprocal(d)  -->  r + r * (1 - d * r), r = vrcp14ps(d)
     """

@@ -38,14 +38,14 @@ def look_up_by_permutations(table: Var, index: Expr, lanes: int) -> Expr:
 def look_up_by_shuffles(table: Var, index: Expr, lanes: int) -> Expr:
     """The bytes at a vector of places, by eight shuffles of 32 bytes for each 16 of them (``vpshufb``, AVX2).
 
-    ``vpshufb`` takes bytes from 16 places, and gives 0 for negative ones. So 16 bytes of the table are looked up at a
-    time. Places x of one half of a register are those of the lower half of the table, and those of the other x - 128:
+    ``vpshufb`` looks up places in 16 bytes, and gives 0 for negative places. So each shuffle serves 16 bytes of the
+    table. One half of a register looks up x in the lower half of the table, the other x - 128 in the upper half:
 
         D[0] = table[0:16],  D[s] = table[16 s : 16 s + 16] xor table[16 s - 16 : 16 s]      likewise for the upper half
         table[x] = xor of D[s][(x - 16 s) % 16] for all s with x - 16 s >= 0 = D[0][..] xor ... xor D[x / 16][..]
 
-    A table of its own over 47,040 bytes, by vectors of 8, took 0.62 of the time of loads of single bytes (code for AVX2
-    on an Emerald Rapids).
+    A function that only looks 47,040 bytes up, by vectors of 8, took 0.62 of the time that loads of single bytes take
+    (code for AVX2 on an Emerald Rapids).
 
     Args:
         table: a buffer of 256 bytes.
@@ -79,7 +79,7 @@ def _differences(table: Var) -> list[Expr]:
 
 
 def _shuffle(differences: list[Expr], twice: Expr) -> Expr:
-    """16 bytes at the places ``twice``, which are there twice."""
+    """The 16 bytes at the places in ``twice``, a vector that holds each place twice."""
     from tvm import tirx
 
     kind = f"uint8x{2 * _SHUFFLED}"
@@ -109,7 +109,7 @@ def _bytes_of(index: Expr, lanes: int) -> Expr:
 
 
 def _take(vector: Expr, places: list[int]) -> Expr:
-    """Those lanes of a vector."""
+    """The lanes of a vector at some places."""
     from tvm import tirx
 
     lanes = int(vector.ty.dtype.lanes)

@@ -149,7 +149,7 @@ def _measure_peaks(target: Target) -> Finding:
         limits = measure_limits(target.cores, target.features)
     except TilewrightError as error:
         return Finding("peak", "missing", "it cannot be measured", f"reports have no roofline: {error}")
-    rates = {"float32": limits.peak, "products of bytes": limits.dot, "of bfloat16 numbers": limits.half_dot}
+    rates = {"float32": limits.peak, "products of bytes": limits.dot, "products of bfloat16 numbers": limits.half_dot}
     known = [f"{1e-9 * rate:,.0f} in {what}" for what, rate in rates.items() if rate is not None]
     return Finding("peak", "ok", f"billions of operations per second: {', '.join(known)}")
 

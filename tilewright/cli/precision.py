@@ -52,7 +52,7 @@ PrecisionOption: TypeAlias = Annotated[
     ),
 ]
 BuildPrecisionOption: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="float32; or bf16, as of the command tune. Nothing is measured.")
+    str, typer.Option(metavar="NAME", help="float32; or bf16, as for the command tune, but without measuring.")
 ]
 MaxErrorOption: TypeAlias = Annotated[
     float | None,
@@ -127,12 +127,14 @@ def prepare_precision(options: TuneOptions, stack: ExitStack) -> TuneOptions:
 def prepare_model(
     name: str, model: Path, request: ShapeRequest | None, target: str, seed: int, stack: ExitStack
 ) -> tuple[Path, list[str]]:
-    """A copy of the model for ``bf16``, or the model itself for ``float32``; and notes about what that means.
+    """The model that is built for a precision, and notes that tell the user what the precision changes.
+
+    For ``bf16`` it is a copy of the user's model, unless there is nothing to round.
 
     Args:
         name: ``float32`` or ``bf16``.
         model: its file.
-        request: what is asked of the inputs; None: nothing.
+        request: the shapes and values that a user gave for the inputs; None: there are none.
         target: what is built for, as text.
         seed: of random samples.
         stack: removes the copy.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HALVES", "PRODUCTS", "Network", "PaddedAxes", "Signature", "multiplies_halves"]
 
-#: The entry of an ONNX model's metadata that says of which numbers its products are, and its value for bfloat16.
+#: The entry of an ONNX model's metadata that says which numbers its products multiply, and its value for bfloat16.
 PRODUCTS, HALVES = "tilewright.products", "bf16"
 
 
@@ -99,7 +99,7 @@ class Network:
 
     @property
     def halved(self) -> bool:
-        """Whether convolutions and products with weights multiply bfloat16 numbers, to which they round operands."""
+        """Whether convolutions and products with weights round their operands to bfloat16."""
         return self.onnx is not None and multiplies_halves(self.onnx)
 
     @property

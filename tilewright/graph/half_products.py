@@ -1,7 +1,7 @@
 """Convolutions and products with matrices of weights whose operands are rounded to bfloat16.
 
-A network is computed so if its model asks for it (``Network.halved``). Weights are rounded when the network is built,
-data by a kernel. Blocks of outputs are whole vectors, or halves of one, since instructions have no others. All other
+A network has these if its model asks for them (``Network.halved``). Weights are rounded when the network is built, data
+by a kernel. Blocks of outputs are whole vectors, or halves of one, the lengths that instructions have. All other
 products stay in float32: products of matrices with an odd number of inputs, depthwise and grouped convolutions, and
 products of two tensors of data. So do small convolutions of one pixel, since squeeze and excitation is one kernel.
 """
@@ -29,7 +29,7 @@ _SHORTEST = 4
 
 
 def can_serve(walk: Rewriter, recipe: Recipe, depth: int) -> bool:
-    """Whether a contraction over ``depth`` inputs with weights is computed so."""
+    """Whether a contraction of weights over ``depth`` inputs multiplies bfloat16 numbers."""
     known = recipe.source not in walk.varying and recipe.dtype == "float32"
     return walk.halved and known and depth % PAIR == 0
 

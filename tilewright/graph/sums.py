@@ -149,7 +149,7 @@ def _sums(call: relax.Call, marks: Mapping[str, Mark]) -> bool:
 def _is_summed(call: relax.Call, var: relax.Expr, marks: Mapping[str, Mark]) -> bool:
     """Whether a call computes an image whose numbers are stored once."""
     name = str(call.args[0].name_hint)
-    # What a pool's gradient adds up is stored once if an activation's gradient follows.
+    # A pool's gradient adds to its result again and again. If an activation's gradient follows, that is stored once.
     alone = marks[name].kind in _SUMMED or (marks[name] == UNMARKED and f"fused_{SOUGHT}_" in name)
     return alone and len(_shape(var)) == 5
 

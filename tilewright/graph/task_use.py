@@ -126,8 +126,7 @@ def _countable(function: PrimFunc) -> PrimFunc:
 
     TVM counts no ``let``, so ``let t = a in b`` --> ``a + b``, which has the operations of a count once. Numbers that
     are made of bits, as weights of 4 bits are, count nothing: ``reinterpret(bits) * scale - shift`` --> ``scale``.
-    How often a number is made is not what the network computes, but a choice of its program. So nothing is counted of
-    numbers that are rounded to bfloat16.
+    How often a number is rounded to bfloat16 depends on the program, not on the network. So rounding counts nothing.
     """
     from tvm import ir, tirx
     from tvm_ffi import structural_map

@@ -130,9 +130,10 @@ KERNELS(avx512, __attribute__((target("avx512f"))), 16, 24, 14, 2)
 KERNELS(plain, , 4, 24, 8, 3)
 #endif
 
-/* Products of bytes, four of which one instruction adds to an int32: vpdpbusd, sdot; or two and two in pairs of int16, each
- * with an addition. And products of bfloat16 numbers, two of which one instruction adds to a float: vdpbf16ps, bfdot. In
- * assembly, since compilers keep such sums in memory. Registers hold what they held: bytes, or numbers that are made 0. */
+/* Dot products. One instruction adds four products of bytes to an int32 (vpdpbusd, sdot). Or one adds two products of int16
+ * (vpmaddwd), and a further one adds both to an int32. One instruction adds two products of bfloat16 numbers to a float
+ * (vdpbf16ps, bfdot). They are in assembly, because compilers keep such sums in memory. The values do not matter: registers
+ * keep whatever bytes they hold, and are set to 0 for bfloat16 numbers. */
 #if defined(__x86_64__)
 #define TIMES12(F) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12)
 #define TIMES6(F) F(1, 7) F(2, 8) F(3, 9) F(4, 10) F(5, 11) F(6, 12)
@@ -161,7 +162,8 @@ DOT(dot_bf16, __attribute__((target("avx512f"))), ZERO(0) TIMES12(ZERO) TIMES12(
       __asm__ volatile(BODY BODY ::                                                                                     \
                            : "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7", "v16", "v17", "v18", "v19", "v20");        \
   }
-/* As numbers, since assemblers know them only with the extension: sdot vI.4s, v0.16b, v0.16b; bfdot vI.4s, v0.8h, v0.8h. */
+/* As numbers, because assemblers accept these instructions only if the extension is enabled: sdot vI.4s, v0.16b, v0.16b, and
+ * bfdot vI.4s, v0.8h, v0.8h. */
 #define SDOT(I) ".inst 0x4e809400 + " #I "\n\t"
 #define BFDOT(I) ".inst 0x6e40fc00 + " #I "\n\t"
 #define ZERO(I) "movi v" #I ".2d, #0\n\t"

@@ -31,9 +31,9 @@ _PRODUCT_ERROR = 1e-3
 _EXTENT = 768
 #: The instruction sets that ``limits.c`` has kernels for, in its order, by the features of a target that they need.
 _VARIANTS: tuple[tuple[str, ...], ...] = ((), ("avx",), ("avx2", "fma"), ("avx512f",))
-#: The instructions for dot products by their numbers there, and the features that they need: of bytes, and of bfloat16
-#: numbers. A target's features do not tell AVX-VNNI from AVX2, and nothing of bfloat16. A bound that is too high is
-#: still a bound.
+#: The instructions for dot products by their numbers in ``limits.c``, with the features that they need: of bytes, and
+#: of bfloat16 numbers. A target's features list neither AVX-VNNI nor bfloat16, so a target without these may get a peak
+#: that is too high. That is still a bound.
 _DOTS = {0: {"avx2"}, 1: {"avx2"}, 2: {"avx512f", "avx512vnni"}, 3: {"neon"}}
 _HALF_DOTS = {4: {"avx512f"}, 5: {"neon"}}
 #: The number of the widest instruction sets that are measured: some machines run the second one at a higher clock.

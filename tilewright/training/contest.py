@@ -1,8 +1,8 @@
 """Times variants of kernels while real steps run: each run of a part computes with other variants.
 
 No step is lost to this, since a variant computes the same as the kernel that it replaces. A contest begins with a run
-of the kernels themselves. Then each variant runs once, so many in each run that no step takes long. After that those
-that may win are timed by turns.
+of the kernels themselves. Then each variant runs once. A run tries as many of them as do not make the step long. After
+that, those that may win are timed by turns.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _RUNS = 3
 #: A variant that took so many times as long as the kernel that it stands for is not run again. In its first run it
 #: meets cold caches, and may take longer.
 _HOPELESS, _HOPELESS_FIRST = 1.2, 1.5
-#: How many times as long as its kernel a variant may take in its first run if nothing is known of it. (A choice.)
+#: How many times as long as its kernel a variant is expected to take in its first run if nothing is known. (A choice.)
 _UNKNOWN = 10.0
-#: Variants that run for the first time together make the part longer by at most this share of its time, unless it is a
-#: single one. No step may take more than 1.5 times as long as the others.
+#: Variants run for the first time together if they are expected to make the part longer by at most this share of its
+#: time; otherwise one runs alone. No step should take more than 1.5 times as long as the others.
 _MOST_LONGER = 0.3
 
 

@@ -14,11 +14,11 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 def leave_out_dynamo() -> None:
-    """Stand nearly empty packages in for ``torch._dynamo`` and ``torch._inductor``.
+    """Replace ``torch._dynamo`` and ``torch._inductor`` by nearly empty packages in this process.
 
     PyTorch 2.13: tracing a function with ``make_fx`` needs settings of both, and Dynamo's way to leave a function out
-    of what it compiles. Importing them for that takes a second of one core. Their modules can be imported as before,
-    but this process cannot call ``torch.compile`` any more. If one was imported before, both stay. With a version of
+    of what it compiles. Importing them for that takes a second of one core. Their modules can still be imported, but
+    this process cannot call ``torch.compile`` any more. If one was imported before, both stay. With a version of
     PyTorch that needs more to trace a function, both are imported when it does.
     """
     if {"torch._dynamo", "torch._inductor"} & sys.modules.keys():

@@ -1,12 +1,12 @@
-"""Saves memory: the backward pass seeks the largest pixels of windows again, and their places are not saved.
+"""Saves memory: the backward pass finds the largest pixels of pooling windows again, and their indices are not saved.
 
     y, places = max_pool(x); save x, places --> max_pool_backward(dy, x, places)
     -->
     y = max_pool(x); save x --> max_pool_backward(dy, x, max_pool(x)[1])
 
-Places are numbers of int64, twice as large as the pooled image, in plain layout. Our kernel of the gradient seeks them
-while it reads ``x`` (:func:`tilewright.ops.window.places.sought_gradient`). Where PyTorch runs the pass, it is one call
-more.
+The indices (*places*) are int64 numbers in plain layout, which take twice the memory of the pooled image. Tilewright's
+kernel of the gradient finds them while it reads ``x`` (:func:`tilewright.ops.window.places.sought_gradient`). If
+PyTorch runs the backward pass, this is one call more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["seek_places_again"]
 
 
 def seek_places_again(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -> None:
-    """Seek places again that only gradients of pools read. Changes both graphs.
+    """Compute places in the backward pass if only gradients of pools read them. Changes both graphs.
 
     Args:
         forward: gives the results of the model, then what it saves.
@@ -53,7 +53,7 @@ def seek_places_again(forward: fx.GraphModule, backward: fx.GraphModule, outputs
 
 
 def _find_pool(saved: object) -> fx.Node | None:
-    """The pool of images whose places are saved; None: something else is."""
+    """The pool whose places a saved tensor holds; None: it holds something else."""
     if getattr(saved, "target", None) is not operator.getitem or saved.args[1] != 1:  # type: ignore[attr-defined]
         return None
     pool: fx.Node = saved.args[0]  # type: ignore[attr-defined]
@@ -67,7 +67,7 @@ def _is_gradient(node: fx.Node, data: fx.Node) -> bool:
 
 
 def _replace(graph: fx.Graph, taker: fx.Node, data: fx.Node, pool: fx.Node) -> None:
-    """Seek the places of a pool just before their first use.
+    """Compute the places of a pool just before their first use.
 
     Args:
         graph: of the backward pass.

@@ -25,14 +25,15 @@ from typing import Protocol, TypeVar
 
 __all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
 
-#: The shares of time that the training gives away: until each part has kernels, and while better ones are compiled. All
-#: that compiling takes is lost whatever the share is, and kernels that save a third of each step come the sooner the
-#: larger it is. So the first is large: it makes steps three times as long. (With 1/3, MobileNetV3's kernels came after
-#: more than a minute.)
+#: The shares of time that the training gives away: until each part has kernels, and while better ones are compiled.
+#: Compiling takes the same time at any share, and kernels save a third of each step: the larger the share, the sooner
+#: they come. So the first share is large, and steps take three times as long meanwhile. (With 1/3, the kernels of
+#: MobileNetV3 came after more than a minute.)
 PREPARING, TUNING = 2 / 3, 0.05
 #: The length of a slot, as a multiple of a step. No step may take more than 1.5 times as long as those around it.
 _MOST = 0.48
-#: Slots become longer if steps with them take at most this multiple of the median of so many steps before.
+#: A slot may be longer than that if the step with it takes at most this multiple of the median of the steps before, and
+#: how many of them count.
 _LONGER, _BEFORE = 1.45, 8
 #: Seconds of a slot, at most.
 _LONGEST_SLOT = 3.0
@@ -111,7 +112,7 @@ class Pace:
 
     @property
     def patience(self) -> float:
-        """The seconds in which a step comes if the training goes on."""
+        """The seconds within which the next step begins, unless the training has stopped by itself."""
         step = self.step_seconds
         return _AWAY_SECONDS if math.isnan(step) else max(_AWAY_SECONDS, _AWAY_STEPS * step)
 
@@ -196,7 +197,7 @@ class Pace:
             (process.resume if run else process.pause)()
 
     def _find_most(self, step: float) -> float:
-        """The longest slot before a step, in seconds. Where many are given, they become longer step by step.
+        """The longest slot before a step, in seconds. With a large share, slots become longer from step to step.
 
         Args:
             step: the seconds of a step without it.
@@ -222,14 +223,14 @@ class Pace:
         return length
 
     def _await_work(self) -> float:
-        """Sleep while another thread does what waits for that. Returns how many seconds that took."""
+        """Sleep while another thread does work that waits for the end of a step. Returns how many seconds it took."""
         begin = time.monotonic()
         if not self._let_work():
             return 0.0
         return self._count(begin)
 
     def _let_work(self) -> bool:
-        """Wait for what another thread does while the training sleeps. Returns whether there was something."""
+        """Let another thread do work that waits, and wait for it. Returns whether there was any."""
         waiting, self._work = self._work, None
         if waiting is None:
             return False

@@ -24,7 +24,7 @@ __all__ = ["Storages", "find_storages", "return_free_pages"]
 _LEAST = 1 << 17
 #: How many times as large as a tensor the memory may be that is used for it.
 _SLACK = 1.25
-#: Linux's number of the advice to give pages as if they were written (since 5.14). Python has no name for it.
+#: ``MADV_POPULATE_WRITE``, the advice to provide pages as if they were written (Linux 5.14). Python has no name for it.
 _POPULATE_WRITE = 23
 
 
@@ -85,7 +85,7 @@ class Storages:
             return made.set_(storage, 0, shape) if strides is None else made.set_(storage, 0, shape, strides)
 
     def reserve(self, layouts: Iterable[Layout]) -> None:
-        """Have memory for tensors of these layouts, all at the same time, so that :meth:`allocate` takes no time."""
+        """Allocate memory for tensors of these layouts, all at the same time, so that :meth:`allocate` is fast."""
         for _ in [self.allocate(layout) for layout in layouts]:
             pass
 
@@ -114,7 +114,7 @@ def find_storages() -> Storages:
 
 
 def _populate(address: int, size: int) -> None:
-    """Have Linux give all pages of some memory now, and large ones if it has such. Other systems give them later."""
+    """Let Linux provide all pages of some memory now, large ones if it can. Other systems provide them later."""
     if _madvise is not None:
         begin = address // mmap.PAGESIZE * mmap.PAGESIZE
         _madvise(begin, address + size - begin, mmap.MADV_HUGEPAGE)

@@ -44,8 +44,9 @@ _NOTEWORTHY = 0.02
 _LEAST_RUNS = 2
 #: The largest difference between results, relative to the largest number.
 _TOLERANCE = 1e-4
-#: A variant that takes so many times as long as its kernel in this process is left out. (A choice: the process has cold
-#: caches, and may be stopped while a kernel runs, but a good variant is faster than its kernel there, too.)
+#: A variant is left out if it takes more than this multiple of its kernel's time in this process. (A choice: the
+#: process has cold caches, and may be stopped while a kernel runs, but a good variant is faster than its kernel there,
+#: too.)
 _FAR_SLOWER = 2.0
 #: A part is run so often to find the variants that are wrong; those that are not found right by then are left out.
 _MOST_CHECKS = 12

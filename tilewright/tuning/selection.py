@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection", "check_selection", "select_best", "select_recorded"]
 
-#: Functions that are compiled while others are scheduled. (A choice: fewer would make more object files.)
+#: How many scheduled functions are compiled together, while others are scheduled. (A choice: fewer functions would make
+#: more object files.)
 _ENOUGH = 64
 
 

@@ -4,8 +4,8 @@ In double precision every float16, bfloat16 or float32 of the model becomes floa
 of casts, also in local functions and in branches of control flow. Integers stay as they are.
 
 A model of float16 or bfloat16 is evaluated in float32 instead of its own precision, since programs compute it in
-float32. A model whose products are to be of bfloat16 numbers (``tune --precision bf16``) is evaluated as if they were
-not. How far rounding their operands may move the outputs is measured: disturbances have its size.
+float32. A model whose products are to be of bfloat16 numbers (``tune --precision bf16``) is evaluated without
+rounding their operands. How far that rounding may move the outputs is measured, by disturbances of its size.
 """
 
 from __future__ import annotations

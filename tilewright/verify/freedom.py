@@ -23,7 +23,7 @@ SUM = 2.0**-21
 WINOGRAD = 4e-6
 #: Error of an approximated function, relative to its value.
 FUNCTION = 2.0**-21
-#: Error of a number that was rounded to bfloat16, relative to itself: its largest one. The usual one is 0.42 of that.
+#: The largest error of rounding a number to bfloat16, relative to the number. The root mean square is 0.42 of that.
 HALF = 2.0**-9
 #: ONNX operators that programs approximate.
 _FUNCTIONS = (

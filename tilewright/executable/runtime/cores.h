@@ -1,8 +1,8 @@
 /* The cores that a process may use. runtime.c and measure/limits.c include this file. `usable_cores` of tilewright/tvm_compat.py counts alike.
  *
- * The logical processors of one core (hyper-threads) share its units, so that a second one gains nothing in code that keeps
- * these busy: they count as one core. A core with less than half the capacity of the best one (LITTLE cores) counts as none:
- * the others would wait for the part of a loop that it has taken last.
+ * The logical processors of one core (hyper-threads) share its execution units. Kernels keep these busy, so a second logical
+ * processor gains nothing: they count as one core. A core with less than half the capacity of the best one (LITTLE cores)
+ * counts as none: the others would wait for the part of a loop that it has taken last.
  */
 
 #if !defined(ROOT)
@@ -17,7 +17,7 @@ static FILE *open_processor(int cpu, const char *name) {
   return fopen(path, "re");
 }
 
-/* How much a core computes in some time, of at most 1024, which is the best one's. */
+/* The capacity of a core, as Linux calls its relative speed. That of the fastest core is 1024. */
 static int capacity_of(int cpu) {
   int capacity = 1024;
   FILE *file = open_processor(cpu, "cpu_capacity");
@@ -65,7 +65,7 @@ static int find_cores(int *cpus, int room) {
 #endif
 
 #if defined(__linux__) && defined(TILEWRIGHT_LIBRARY)
-/* Two numbers of a file of a control group, or of two files. Returns whether there are two numbers. */
+/* Read two numbers from a file of a control group, or one from each of two files. Returns whether both were found. */
 static int read_quota(const char *group, const char *first, const char *second, long *quota, long *period) {
   char path[4352 + sizeof ROOT];
   snprintf(path, sizeof path, "%s/%s", group, first);

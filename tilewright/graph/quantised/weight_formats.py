@@ -28,8 +28,9 @@ def choose_format(walk: Rewriter, recipe: Recipe, rows: int) -> tuple[Recipe, Op
         rows: rows or pixels that are multiplied with each weight.
 
     Returns:
-        The same recipe, or one of int16 in pairs: ``(..., 2 * quads, x, 2)``; and whether operands are fitting
-        (:func:`pairs_fit`), which is not asked where the target has an instruction for quads, or shifted.
+        The same recipe, or one of int16 in pairs: ``(..., 2 * quads, x, 2)``; and what is known of the operands:
+        ``shifted``, ``fitting`` (:func:`pairs_fit`), or ``any``. On targets with an instruction for quads it is not
+        asked whether they fit.
     """
     if not walk.pairs:
         return recipe, "shifted" if walk.signed else "any"

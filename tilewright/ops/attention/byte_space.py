@@ -78,9 +78,8 @@ class ByteAttentionSpace(KnobsAlone):
 
     Attributes:
         task: the task that is scheduled.
-        target: the machine that it is scheduled for. Its instructions multiply the bytes, or else plain code does.
-        template: ``byte_attention/1``, or ``byte_attention/2`` where bytes are widened to pairs of int16, as those of
-            version 1 were not.
+        target: the machine that it is scheduled for. Plain code multiplies bytes if it has no instruction for that.
+        template: ``byte_attention/2`` where bytes are widened to pairs of int16, otherwise ``byte_attention/1``.
         knobs: ``queries``: vectors of queries in a block, and queries of a register tile of results; ``keys`` of a
             register tile of scores; ``columns``: vectors of columns of a register tile of results; ``unroll``: quads of
             the product of queries and keys that are written out; ``parts`` into which the blocks of a matrix are cut

@@ -8,8 +8,8 @@ Which instruction does this is a property of the target: ``vpdpbusd`` (AVX512-VN
 bytes that are widened to pairs of int16, which is exact as well; on Arm ``usdot`` (i8mm), otherwise ``sdot`` (dotprod).
 All other targets run plain code, which is what the function of the task says.
 
-``sdot`` multiplies signed by signed bytes, so that data are shifted by 128. Functions may have shifted data, and leave
-the rest to what follows them. For others each step adds it:
+``sdot`` multiplies signed by signed bytes, so 128 is subtracted from the data. Either the data of a function are
+shifted already, and what follows the sums adds the missing 128 * W. Or each step shifts the data, and adds it:
 
     A * W = (A - 128) * W + 128 * W
     -->
@@ -24,8 +24,8 @@ pairs of int16 instead, widened once: ``multiplies_pairs`` says which targets ga
     C[0:lanes] = C[0:lanes] + vpmaddwd(broadcast(A[0:2]), W[0:lanes, 0:2])
 
 Pairs of bfloat16 numbers are multiplied by ``vdpbf16ps`` (AVX512-BF16) and by ``bfdot`` (Arm, bf16), with float32 sums.
-Both take denormal numbers for zeros, and round sums in their own way, so results differ from those of plain code as
-those of another order of the sum do.
+Both treat denormal numbers as zeros, and round sums in their own way. So results differ from those of plain code, as
+they do between two orders of a sum.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ SHIFT = 128
 _LARGEST = 128
 #: The even bytes of a quad.
 _EVEN = 0x00FF00FF
-#: The bits that differ between the four bytes of a quad and these minus 128; and four bytes of 1.
+#: The highest bit of each byte of a quad, which subtracting 128 flips; and four bytes of 1.
 _SIGNS, _ONES = -0x7F7F7F80, 0x01010101
 #: The instructions that multiply bfloat16 numbers.
 _HALVES = ("vdpbf16ps", "bfdot")
@@ -188,7 +188,7 @@ class DotProduct:
         return self._call(sums, tirx.reinterpret(f"uint8x{self.lanes * QUAD}", quads), weights)
 
     def _sdot(self, sums: Expr, quads: Expr, weights: Expr) -> Expr:
-        """Both operands are signed. What data lack if they were not shifted before depends on the weights alone."""
+        """Both operands are signed. If data were not shifted before, what is missing depends on the weights alone."""
         from tvm import tirx
 
         def constant(value: int) -> Expr:

@@ -41,7 +41,8 @@ KIND, ROLES = "contraction", "tilewright.contraction"
 _NIBBLES = ("rc", "kw", "ri")
 #: The names of the blocks that add and multiply, that pad the data, and that pack the right operand of a product.
 BLOCK, PAD, PACK = "contraction", "pad", "pack"
-#: The name of the block that pads, if all that it does may be to make bytes int16, or float32 bfloat16.
+#: The name of the block that pads if it also converts data, from bytes to int16 or from float32 to bfloat16. It may do
+#: nothing else than convert.
 WIDEN = "pad_words"
 #: The annotation of blocks of depthwise convolutions of bytes: the rows of the kernel, and their dilation.
 KERNEL_ROWS = "tilewright.kernel_rows"

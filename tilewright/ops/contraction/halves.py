@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["half_conv2d", "half_dense", "round_to_halves"]
 
-#: The bits of infinity, beyond which those of NaN are; all bits but the sign; and a bit of bfloat16 that keeps NaN.
+#: The bits of infinity in float32, above which NaN lies; all bits but the sign; and the bit that keeps NaN a NaN when
+#: the lower bits are cut off.
 _INFINITY, _SIZE, _QUIET = 0x7F800000, 0x7FFFFFFF, 0x0040
-#: Half of the last place of a bfloat16 number, less one.
+#: Just less than half a unit in the last place of a bfloat16 number, in bits of float32.
 _HALF = 0x7FFF
 
 

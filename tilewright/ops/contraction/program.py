@@ -50,7 +50,7 @@ class Decisions:
         unroll_kernel: what is written out of the kernel: 0 nothing, 1 its columns, 2 all of it.
         parallel: number of outermost loops that make the parallel loop; batch and groups count as one.
         pad: one of ``PAD_PARALLEL``, ``PAD_INSIDE``, ``PAD_SERIAL``.
-        ahead: whether lines that a tile writes are fetched while it is summed.
+        ahead: whether the lines that a tile writes are prefetched while it is summed.
     """
 
     o: tuple[int, ...]

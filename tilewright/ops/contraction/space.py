@@ -190,7 +190,7 @@ class ContractionSpace:
         if self._form.depthwise:
             free = (3, 6, 7, 8) if self._streams else (3, 6, 7)
         rows = self._combinations(tile, free)
-        # In bytes, 256 to 64 channels of 56x56 pixels took 1.16 of the time in a parallel loop over single tiles.
+        # A parallel loop over single tiles is slow: 1.16 times as long in bytes (256 to 64 channels, 56x56 pixels).
         if self._is_product or self._is_pointwise or (self._convolves_bytes and not self._form.rows):
             sizes = self.knobs[2].table[:, -1]
             levels = np.flatnonzero(sizes == sizes[tile[2]])
@@ -199,7 +199,7 @@ class ContractionSpace:
         rows = rows[self.valid(rows)]
         best: NDArray[np.int32] = rows[int(self._outer_cost(rows).argmin())]
         if self._fetches and not self._small:
-            # Products of ViT-tiny's training step, each alone, took 0.82 to 0.98 of the time.
+            # With prefetching, products of ViT-tiny's training step took 0.82 to 0.98 of their time, each timed alone.
             fetching = best.copy()
             fetching[AHEAD] = 1
             best = fetching if self.valid(fetching[None])[0] else best
@@ -372,7 +372,7 @@ class ContractionSpace:
 
     @property
     def _fetches(self) -> bool:
-        """Whether a tile's lines may be fetched ahead: those of a product of matrices of float32 numbers."""
+        """Whether the lines of a tile may be prefetched: those of a product of matrices of float32 numbers."""
         return self._is_product and self._joins and self._dot is None and self._form.extents["l"] > 1
 
     @property

@@ -18,14 +18,15 @@ __all__ = ["is_pointwise", "is_product", "padding_cost", "relative_traffic", "sh
 _BYTES_PER_CYCLE = 10.0
 #: Multiply-adds of vectors in a cycle.
 _ADDS_PER_CYCLE = 2
-#: Bytes that a core pads in a cycle, and how many times as long it takes for images beyond half of its second cache.
+#: Bytes that a core pads in a cycle, and how many times as long padding takes for images larger than half of its second
+#: cache.
 _PADDED_PER_CYCLE, _FAR = 12.0, 3.0
-#: Cycles of a parallel loop of its own for padding, and of each byte that another core has padded. (3x3 of 56x56 pixels
-#: and 64 channels took 189 µs with such a loop, and 154 where each core pads all of the image by itself; of 28x28 and
-#: 128 channels 172 and 153. Two cores of an Emerald Rapids.)
+#: Cycles of a separate parallel loop for padding, and of reading a byte that another core padded. (A 3x3 convolution
+#: of 56x56 pixels and 64 channels took 189 µs with such a loop, and 154 µs where each core padded the whole image for
+#: itself. One of 28x28 pixels and 128 channels took 172 and 153 µs. Two cores of an Emerald Rapids.)
 _APART, _FROM_ANOTHER = 15_000.0, 0.45
-#: Cycles of each byte of weights that a core reads besides those of its own share of the outputs, which come from the
-#: last cache.
+#: Cycles of each byte of weights that a core reads only because cores share the pixels, and not the outputs. It comes
+#: from the last cache.
 _FROM_OUTER = 0.1
 #: The share of the second cache that one operand may fill, so that it stays there while the other one streams by.
 _SHARE = 0.5
@@ -126,7 +127,7 @@ def sharing_cost(form: Form, target: Target, c: Columns) -> NDArray[np.float64]:
 
 
 def shares_weights(form: Form) -> bool:
-    """Whether cores had better share the pixels of a convolution of bytes than its outputs."""
+    """Whether a convolution of bytes is faster if cores share its pixels, and all read its weights."""
     return _FROM_OUTER * form.bytes("W") < _FROM_ANOTHER * form.bytes("A")
 
 

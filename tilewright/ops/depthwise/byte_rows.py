@@ -4,7 +4,7 @@
     S[column, lanes] = vpdpbusd(S[column, lanes], N[lanes], W[lanes, 0:4])                for each sum with that column
 
 Pairs of rows have 16 bits for each byte, and ``vpmaddwd``. Outside of the image all pixels are the number around it.
-Rows of results whose windows leave the image above or below read another row there, which a mask takes away.
+Where a window leaves the image above or below, another row is read in its place, and a mask removes what was read.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class ByteRowWriter(RowWriter):
         self._dot, self._bits = dot, 32 // form.together
 
     def _products(self, sums: Var, row: Expr, first: Expr, tile: Tile, low: Expr, taps: Expr | int) -> list[Stmt]:
-        """The sums of the products of all rows of the kernel, which the image has if their number is known.
+        """The sums of the products of all rows of the kernel.
+
+        If ``taps`` is an ``int``, the image has all rows of the window.
 
         Nothing is stored between a column's first product and its last: LLVM would keep such stores.
         """

@@ -132,7 +132,7 @@ class DepthwiseSpace(KnobsAlone):
         chunks = form.batch * form.blocks * parts
         rows = -(-form.rows.outputs // parts)
         cost = np.ceil(chunks / cores) * (rows * row + 60)
-        # It takes the compiler several times as long, and seldom gains in float32.
+        # With `whole`, compiling takes several times as long, and programs in float32 are seldom faster.
         cost = cost * (1 + (0.02 if form.together == 1 else 0.15) * whole)
         if form.last:
             image = (4 if form.together == 1 else 1) * form.rows.size * form.columns.size * form.blocks * form.lanes
@@ -186,8 +186,8 @@ def _byte_row_cycles(form: Depthwise, columns: int, target: Target, whole: bool)
     taps, stride, rows = form.columns.taps, form.columns.stride, form.rows.taps
     groups = -(-rows // form.together)
     dot = find_dot_product(target, form.lanes, form.together)
-    # Two units of 512 bits, or three of 256. A byte is widened, and all but the first of a quad shifted and added. In
-    # code for the edges, too, it is masked.
+    # A core has two vector units of 512 bits, or three of 256. A byte is widened, and all but the first of a quad are
+    # shifted and added. Code for the edges also masks it.
     units, adds = 2 if form.lanes > 8 else 3, 2 if dot is None or dot.adds else 1
     build = 3 * rows - 2 * groups + (0 if whole or not form.rows.padded else rows)
     total = 0.0

@@ -136,7 +136,7 @@ _TWELVE_BITS, _EIGHT_BITS = -(1 << 12), -(1 << 16)
 #: A tail x * e^-|x| may be a normal number where e^-|x| is none. So it is computed as x * e^(12-|x|) * e^-12.
 _HEADROOM, _HEADROOM_FACTOR = 12.0, 6.14421235332821e-06
 #: Below the first bound the product of a number and its sigmoid is no normal number. Above the second one, the sigmoid
-#: is 1. The sigmoid itself is no normal number below -87.3, so it is computed with so many powers of 2 more.
+#: is 1. The sigmoid itself is no normal number below -87.3, so it is computed times 2 to the third number.
 _GATE_LOW, _GATE_HIGH, _HALVINGS = -92.5, 60.0, 8
 #: The GELU by tanh is x * sigmoid(x * (a + b * x^2)). The factor b of the cubic term is b1 + b2, and b1 has 8 bits.
 _GELU_LINEAR, _GELU_CUBIC, _GELU_CUBIC_REST = 1.5957691216057308, 0.0712890625, 6.575377e-05
@@ -254,7 +254,7 @@ def _gate(x: Expr, z: Expr, low: Expr = None) -> Expr:
     """The product x * sigmoid(z + low), x and z of the same sign. ``low`` is a correction of at most 0.1; None: 0."""
     from tvm import tirx
 
-    # With AVX-512, to keep the result of an instruction where a comparison holds is part of that instruction.
+    # AVX-512 can mask the result of an instruction by a comparison without another instruction.
     def product(r: Expr) -> Expr:
         kept = select(z >= number(_GATE_LOW), r, number(0.0))
         return select(z <= number(_GATE_HIGH), x * kept * number(0.5**_HALVINGS), x)

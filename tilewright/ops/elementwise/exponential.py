@@ -102,8 +102,8 @@ def one_plus_decay(x: Expr, halvings: int, low: Expr = None) -> Expr:
     """``(1 + e^-(x + low)) / 2^halvings`` with a relative error of 1e-7.
 
     Args:
-        x: from ``-ln 2 * (127 + halvings)`` to ``ln 2 * (126 - halvings)``. Beyond, the result is no such number.
-        halvings: let ``x`` be less than -88, where the exponential is no float32.
+        x: from ``-ln 2 * (127 + halvings)`` to ``ln 2 * (126 - halvings)``. For other numbers the result is wrong.
+        halvings: how often the result is halved. So ``x`` may be below -88, where the exponential exceeds float32.
         low: a correction of at most 0.1; None: 0.
     """
     rounding = number(_ROUNDING - halvings)

@@ -86,7 +86,7 @@ def absolute(x: Expr) -> Expr:
 
 
 def reciprocal(d: Expr) -> Expr:
-    """``1 / d`` for a ``d`` of a size between 1e-37 and 1e38. NaN stays NaN.
+    """``1 / d`` for a ``d`` with an absolute value between 1e-37 and 1e38. NaN stays NaN.
 
     Its relative error is at most 1.2e-7, since targets with AVX-512 approximate it
     (:func:`tilewright.vector_instructions.choose_instructions`).

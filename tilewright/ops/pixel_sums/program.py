@@ -49,7 +49,7 @@ class Decisions:
         unroll: columns that are written out.
         pad_inside: whether a chunk is padded just before its use, instead of all data before the sum.
         packed: the blocks of ``PACKS`` that pack a chunk just before its use. The others are left out.
-        ahead: whether the sums before a tile's are fetched while it is summed.
+        ahead: whether the sums so far are prefetched while a tile, which is added to them, is summed.
     """
 
     tile: dict[str, int]

@@ -6,7 +6,7 @@ t = 0
 unrolled for i, j: vectorised for l: Y[n, c, i, j, l] = y; t[0, l] += y; t[1, l] += y * y
 S[slot, :, c, :] += t
 
-Without that, each number waits until the one before was added and stored.
+If each number were added to S, it would wait until the one before it was added and stored.
 """
 
 from __future__ import annotations

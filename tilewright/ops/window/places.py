@@ -31,7 +31,7 @@ __all__ = [
 
 #: The kinds of the marks of plain functions. Their detail is what :meth:`MaxPool.detail` writes.
 PLACES, GRADIENT, SOUGHT = "max_pool_places", "max_pool_gradient", "max_pool_sought_gradient"
-#: The names of the blocks that seek the largest pixel of each window, and its place in the window.
+#: The names of the blocks that find the largest pixel of each window, and its position in the window.
 LARGEST = ("largest_pixel", "largest_tap")
 
 
@@ -144,10 +144,10 @@ def max_pool_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
 
 @lru_cache(KEPT)
 def sought_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
-    """The gradient of the data, which seeks the largest pixel of each window itself.
+    """The gradient of the data, which finds the largest pixel of each window itself.
 
-    Gives a PrimFunc (gradient of the result, data, gradient of the data). No places are read: to find them again takes
-    less time than to write and read numbers of int64.
+    Gives a PrimFunc (gradient of the result, data, gradient of the data). It reads no indices: finding
+    the pixels again takes less time than writing and reading int64 numbers.
 
     Args:
         pool: the windows, without dilation.

@@ -44,8 +44,8 @@ _PARALLEL_WORK = 1 << 15
 _WIDEST = 16
 #: Most steps that are written out.
 _MOST_UNROLLED = 64
-#: Rows of an image for which the largest pixels of windows are sought together: those of the windows between two
-#: iterations are sought twice.
+#: Choices for the rows of an image for which the largest pixels of windows are found together. If a window reaches into
+#: two such groups of rows, its largest pixel is found twice.
 _ROWS = (1, 2, 4, 8, 16)
 
 
@@ -57,7 +57,7 @@ class _Form:
         module: holds it.
         shape: of its result.
         padded: whether a block comes before the one that reduces.
-        seeks: whether that block seeks the largest pixel of each window.
+        seeks: whether that block finds the largest pixel of each window.
     """
 
     module: IRModule
@@ -87,8 +87,8 @@ class WindowSpace(KnobsAlone):
         template: ``window/1``.
         knobs: ``parallel``: whether rows run in parallel; ``pad``: 0 tests for padding as an input is read, 1 pads the
             rows before; ``tile``: results side by side in registers; ``vector``: elements of a vector; ``unroll``:
-            whether the window's steps are written out. If the function seeks the largest pixels of windows, also
-            ``rows``: how many of the image it does so for together.
+            whether the window's steps are written out. If the function finds the largest pixels of windows, also
+            ``rows``: for how many rows of the image it does so together.
         has_loop_nest: false.
 
     Args:

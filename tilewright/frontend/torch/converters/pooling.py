@@ -94,7 +94,7 @@ def _describe_max_pool(o: Operands, output: Sequence[int]) -> MaxPool:
 
 
 def _find_pool(node: fx.Node) -> fx.Node | None:
-    """The pool of the data of a gradient, if the gradient's places are its own; None otherwise."""
+    """The pool whose indices a node reads, if the node is the gradient of this pool; None otherwise."""
     if getattr(node.target, "_opname", "") != "max_pool2d_with_indices_backward":
         return None
     _, data, *windows, places = node.args
