@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 from bench import _models, _small_networks
 from bench._modern import fetch
 from tilewright.frontend.onnx.rewriting.upgrade import upgrade
-from tilewright.ops.contraction.dot_products import find_half_product
+from tilewright.ops.contraction.dot_products import find_bf16_product
 from tilewright.processor import cache_sizes
 from tilewright.quantising.rounding import mark_products, round_here
 from tilewright.target import Target
@@ -58,7 +58,7 @@ def write_models(name: str, folder: Path, ways: Sequence[str], target: str = "na
     for way in ways:
         out = folder / f"{Path(name).stem}-{way}.onnx"
         machine = Target.parse(target)
-        if way == "bf16" and find_half_product(machine, machine.lanes):
+        if way == "bf16" and find_bf16_product(machine, machine.lanes):
             mark_products(plain, out)
             files[way] = out
         elif _WRITERS[way](plain, out):

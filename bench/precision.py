@@ -89,7 +89,7 @@ def _measure_peaks(text: str) -> dict[str, float | None]:
     """Operations per second on registers in each precision, of all cores; None: there is no instruction for it."""
     target = Target.parse(text)
     limits = measure_limits(target.cores, target.features)
-    return {"float32": limits.peak, "int8": limits.dot, "bf16": limits.half_dot}
+    return {"float32": limits.peak, "int8": limits.dot, "bf16": limits.bf16_dot}
 
 
 @dataclass(frozen=True)

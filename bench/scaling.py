@@ -1,6 +1,6 @@
 """Times executables on 1, 2, ... threads, and computes what the runtime's loops would cost on more cores.
 
-    python -m bench.scaling --models mobilenetv2,resnet50_timm --json scaling.json
+    python -m bench.scaling --models mobilenetv3,resnet50_timm --json scaling.json
 
 The networks are those of ``bench.network --models modern``, with default schedules for this machine's cores, or
 directories of executables. All numbers of threads take turns in one process.

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from tests.foreign import TRIPLE, export_foreign, export_kernels, needs_arm, run_network
 from tests.graph.test_quantised import CASES, Sketch, reference
 from tests.models import read
+from tests.ops.contraction.test_bf16_products import widen
 from tests.ops.contraction.test_dot_products import convolve
-from tests.ops.contraction.test_half_products import widen
 from tilewright.graph.tasks import extract, task_of
-from tilewright.ops.contraction.dot_products import Operands, find_dot_product, find_half_product
-from tilewright.ops.contraction.halves import half_dense, round_to_halves
+from tilewright.ops.contraction.bf16 import bf16_dense, round_to_bf16
+from tilewright.ops.contraction.dot_products import Operands, find_bf16_product, find_dot_product
 from tilewright.ops.contraction.quantised import byte_conv2d, byte_dense, byte_depthwise_conv2d
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -89,14 +89,14 @@ def test_sums_of_bytes_are_exact(mcpu: str, cpu: str, name: str, tmp_path: Path)
 
 def test_products_of_bfloat16_numbers_are_right(tmp_path: Path) -> None:
     target = parse("neoverse-v1")
-    dot = find_half_product(target, 4)
+    dot = find_bf16_product(target, 4)
     assert dot is not None
     assert dot.name == "bfdot"
     kernels = Kernels(target)
     data = kernels.rng.standard_normal((7, 64)).astype(np.float32)
-    weight = round_to_halves(kernels.rng.standard_normal((3, 32, 4, 2)).astype(np.float32))
+    weight = round_to_bf16(kernels.rng.standard_normal((3, 32, 4, 2)).astype(np.float32))
     matrix = widen(weight).transpose(1, 3, 0, 2).reshape(64, 12)[:, :10]
-    kernels.add(half_dense(7, weight.shape, 10), data, weight, widen(round_to_halves(data)) @ matrix)
+    kernels.add(bf16_dense(7, weight.shape, 10), data, weight, widen(round_to_bf16(data)) @ matrix)
     prefix, outputs = export_kernels(kernels.functions, target, tmp_path)
     for ours, theirs in zip(run_network(outputs, prefix, kernels.inputs, "max"), kernels.wanted, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())

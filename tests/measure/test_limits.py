@@ -29,7 +29,7 @@ def test_this_machine_has_limits() -> None:
     assert found.peak >= max(found.product or 0.0, found.blas or 0.0)
     assert found.innermost_bytes > 1024
     has = Target.parse().extensions
-    assert (found.half_dot is not None) == bool({"avx512bf16", "bf16"} & {*has})
+    assert (found.bf16_dot is not None) == bool({"avx512bf16", "bf16"} & {*has})
     assert found.dot is not None or not {"avx2", "dotprod"} & {*has}
 
 

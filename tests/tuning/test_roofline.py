@@ -56,8 +56,8 @@ def test_a_space_without_closed_form_has_its_arithmetic() -> None:
 
 
 def test_each_kind_of_products_has_its_own_bound() -> None:
-    limits = Limits(fma=1e9, innermost_bandwidth=1e15, cache_bandwidth=1e15, dot=4e9, half_dot=2e9)
-    roofline, unknown = Roofline.of(limits), Roofline.of(replace(limits, dot=None, half_dot=None))
+    limits = Limits(fma=1e9, innermost_bandwidth=1e15, cache_bandwidth=1e15, dot=4e9, bf16_dot=2e9)
+    roofline, unknown = Roofline.of(limits), Roofline.of(replace(limits, dot=None, bf16_dot=None))
     for products, halves, factor in ((1, False, 1), (4, False, 4), (2, True, 2)):
         for each in (roofline, unknown):
             assert each.bound(1e6, 0, products, halves) == pytest.approx(each.bound(1e6, 0) / factor)

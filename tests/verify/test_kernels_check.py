@@ -15,7 +15,7 @@ from tests.models import TARGET, conv_model, defaults, runs
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, TaskList, TaskUse, extract
 from tilewright.ops.contraction import dense
-from tilewright.ops.contraction.halves import half_dense
+from tilewright.ops.contraction.bf16 import bf16_dense
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 from tilewright.task import Task
@@ -78,7 +78,7 @@ def test_weights_of_bfloat16_are_numbers_of_usual_size(side: KernelSide, number:
     from tvm import tirx
     from tvm_ffi import structural_map
 
-    product = (dense(4, (1, 8, 8), 8, True), half_dense(4, (1, 4, 8, 2), 8))[number]
+    product = (dense(4, (1, 8, 8), 8, True), bf16_dense(4, (1, 4, 8, 2), 8))[number]
     (*_, result) = product.params
 
     def program(factor: float) -> Any:

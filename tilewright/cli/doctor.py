@@ -132,11 +132,11 @@ def examine_target(target: Target) -> Iterator[Finding]:
 
 def _describe_dots(target: Target) -> str:
     """The instructions for dot products of bytes and of bfloat16 numbers."""
-    from tilewright.ops.contraction.dot_products import find_dot_product, find_half_product
+    from tilewright.ops.contraction.dot_products import find_bf16_product, find_dot_product
 
     found = {
         "bytes": find_dot_product(target, target.lanes),
-        "bfloat16": find_half_product(target, target.lanes),
+        "bfloat16": find_bf16_product(target, target.lanes),
     }
     return ", ".join(f"of {what} by {dot.name if dot else 'plain code'}" for what, dot in found.items())
 
@@ -149,7 +149,7 @@ def _measure_peaks(target: Target) -> Finding:
         limits = measure_limits(target.cores, target.features)
     except TilewrightError as error:
         return Finding("peak", "missing", "it cannot be measured", f"reports have no roofline: {error}")
-    rates = {"float32": limits.peak, "products of bytes": limits.dot, "products of bfloat16 numbers": limits.half_dot}
+    rates = {"float32": limits.peak, "products of bytes": limits.dot, "products of bfloat16 numbers": limits.bf16_dot}
     known = [f"{1e-9 * rate:,.0f} in {what}" for what, rate in rates.items() if rate is not None]
     return Finding("peak", "ok", f"billions of operations per second: {', '.join(known)}")
 

@@ -175,11 +175,11 @@ def _copy_of(name: str, model: Path, request: ShapeRequest | None, stack: ExitSt
 
 def _find_unit(text: str) -> str | None:
     """The instruction of a target for dot products of bfloat16 numbers; None if it has none."""
-    from tilewright.ops.contraction.dot_products import find_half_product
+    from tilewright.ops.contraction.dot_products import find_bf16_product
     from tilewright.target import Target
 
     target = Target.parse(text)
-    unit = find_half_product(target, target.lanes)
+    unit = find_bf16_product(target, target.lanes)
     return None if unit is None else unit.name
 
 

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from tilewright.frontend.onnx.partition import Partition, Segment
 
-__all__ = ["HALVES", "PRODUCTS", "Network", "PaddedAxes", "Signature", "multiplies_halves"]
+__all__ = ["HALVES", "PRODUCTS", "Network", "PaddedAxes", "Signature", "multiplies_bf16"]
 
 #: The entry of an ONNX model's metadata that says which numbers its products multiply, and its value for bfloat16.
 PRODUCTS, HALVES = "tilewright.products", "bf16"
 
 
-def multiplies_halves(model: ModelProto) -> bool:
+def multiplies_bf16(model: ModelProto) -> bool:
     """Whether a model's metadata ask for products of bfloat16 numbers (``tune --precision bf16``)."""
     return any((entry.key, entry.value) == (PRODUCTS, HALVES) for entry in model.metadata_props)
 
@@ -98,9 +98,9 @@ class Network:
         return () if self.partition is None else self.partition.segments
 
     @property
-    def halved(self) -> bool:
+    def multiplies_bf16(self) -> bool:
         """Whether convolutions and products with weights round their operands to bfloat16."""
-        return self.onnx is not None and multiplies_halves(self.onnx)
+        return self.onnx is not None and multiplies_bf16(self.onnx)
 
     @property
     def parameters(self) -> tuple[TensorSpec, ...]:

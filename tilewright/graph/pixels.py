@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from tilewright.graph.bf16_products import conv2d
 from tilewright.graph.channels import permuted
 from tilewright.graph.gradients import sum_channels
-from tilewright.graph.half_products import conv2d
 from tilewright.graph.idioms import Idiom
 from tilewright.graph.parts import strided_slice
 from tilewright.graph.tokens import BINARY, UNARY, emit_elementary, find_formula

@@ -78,7 +78,7 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     beside = {v: f for v, f in network.module.functions_items() if v.name_hint != "main"}
     builder = relax.BlockBuilder(tvm.ir.IRModule(beside))
     walk = Rewriter(target.lanes, builder, uses=count_uses(main) if network.varying else Counter())
-    walk.arrays, walk.cached, walk.halved = network.weights, target.l2, network.halved
+    walk.arrays, walk.cached, walk.multiplies_bf16 = network.weights, target.l2, network.multiplies_bf16
     walk.pairs, walk.signed = multiplies_pairs(target), multiplies_signed(target)
     if not network.varying:
         walk.last = find_last(main, UNARY | BINARY)

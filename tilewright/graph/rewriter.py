@@ -63,7 +63,7 @@ class Rewriter:
         uses: how often each variable of the network is read. Only of networks whose weights vary.
         pairs: whether the target multiplies bytes as pairs of int16 (``multiplies_pairs``).
         signed: whether the target multiplies signed bytes by signed ones (``multiplies_signed``).
-        halved: whether products are of bfloat16 numbers (``Network.halved``).
+        multiplies_bf16: whether products are of bfloat16 numbers (``Network.multiplies_bf16``).
         arrays: the network's weights by name.
         cached: the bytes of weights that stay in the second cache.
         made: the weights that were computed from them, by the names that are their sources in recipes.
@@ -90,7 +90,7 @@ class Rewriter:
     uses: Counter[relax.Var] = field(default_factory=Counter)
     pairs: bool = False
     signed: bool = False
-    halved: bool = False
+    multiplies_bf16: bool = False
     arrays: Mapping[str, Array] = field(default_factory=dict)
     cached: float = math.inf
     made: dict[str, Array] = field(default_factory=dict)

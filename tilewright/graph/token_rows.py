@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from tilewright.executable.narrow import is_bfloat16
-from tilewright.graph import half_products
+from tilewright.graph import bf16_products
 from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View
@@ -61,21 +61,21 @@ def dense(walk: Rewriter, call: relax.Call, left: Value, recipe: Recipe) -> Valu
     if n < NARROWEST:
         return None
     view, shape = find_rows(walk, left)
-    if half_products.can_serve(walk, recipe, depth):
-        result = half_products.dense(walk, walk.reshape(left.base, shape), recipe)
+    if bf16_products.can_serve(walk, recipe, depth):
+        result = bf16_products.dense(walk, walk.reshape(left.base, shape), recipe)
         return Value(shape_of(call), base=result, view=view_rows(view, depth, n), fresh=True)
     x = choose_block(walk.lanes, n, shape[0])
     source = walk.reshape(left.base, shape)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
     packed = columns.reshape((depth, -(-n // x), x)).transpose((1, 0, 2))
-    halves = shape[0] <= MOST_ROWS_OF_HALVES and _are_halves(walk, recipe)
+    halves = shape[0] <= MOST_ROWS_OF_HALVES and _are_bf16(walk, recipe)
     packed = packed.halves() if halves else packed
     function = contraction.dense(shape[0], packed.shape, n, halves)
     result = walk.call(function, [source, walk.add_weight(packed)], (shape[0], n), "dense")
     return Value(shape_of(call), base=result, view=view_rows(view, depth, n), fresh=True)
 
 
-def _are_halves(walk: Rewriter, recipe: Recipe) -> bool:
+def _are_bf16(walk: Rewriter, recipe: Recipe) -> bool:
     """Whether a weight that comes from memory has bfloat16 numbers only, so that it can be read as half the bytes.
 
     Such are the weights of networks that were trained in bfloat16, or rounded to it.

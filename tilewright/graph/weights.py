@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tilewright.ops.contraction.halves import round_to_halves
+from tilewright.ops.contraction.bf16 import round_to_bf16
 from tilewright.ops.winograd import transform_weight
 from tilewright.tensor import Array
 
@@ -97,7 +97,7 @@ class Recipe:
             elif kind == "words":
                 array = np.ascontiguousarray(array).view("<u4").astype(np.uint32)
             elif kind == "rounded":
-                array = round_to_halves(array)
+                array = round_to_bf16(array)
             elif kind == "halves":
                 array = (np.ascontiguousarray(array).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
             else:

@@ -35,7 +35,7 @@ _VARIANTS: tuple[tuple[str, ...], ...] = ((), ("avx",), ("avx2", "fma"), ("avx51
 #: of bfloat16 numbers. A target's features list neither AVX-VNNI nor bfloat16, so a target without these may get a peak
 #: that is too high. That is still a bound.
 _DOTS = {0: {"avx2"}, 1: {"avx2"}, 2: {"avx512f", "avx512vnni"}, 3: {"neon"}}
-_HALF_DOTS = {4: {"avx512f"}, 5: {"neon"}}
+_BF16_DOTS = {4: {"avx512f"}, 5: {"neon"}}
 #: The number of the widest instruction sets that are measured: some machines run the second one at a higher clock.
 _WIDEST = 2
 #: The kinds of traffic of ``tilewright_limits_bytes``.
@@ -62,7 +62,7 @@ class Limits:
         memory_bandwidth: bytes per second, read and written, of copying tensors that no cache keeps.
         innermost_bytes: the size of the first caches of the cores together.
         dot: operations per second on products of bytes that are added to int32, on registers: no code does more.
-        half_dot: the same of products of bfloat16 numbers that are added to float32.
+        bf16_dot: the same of products of bfloat16 numbers that are added to float32.
     """
 
     fma: float | None = None
@@ -73,7 +73,7 @@ class Limits:
     memory_bandwidth: float | None = None
     innermost_bytes: int = 0
     dot: float | None = None
-    half_dot: float | None = None
+    bf16_dot: float | None = None
 
     @property
     def source(self) -> str:
@@ -184,7 +184,7 @@ class Probe:
             memory_bandwidth=traffic(copied // (2 * cores), (_COPY,), _MEMORY_SECONDS),
             innermost_bytes=cores * l1,
             dot=self._measure_dot(_DOTS),
-            half_dot=self._measure_dot(_HALF_DOTS),
+            bf16_dot=self._measure_dot(_BF16_DOTS),
         )
 
     def _measure_dot(self, variants: Mapping[int, set[str]]) -> float | None:

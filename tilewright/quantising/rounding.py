@@ -20,7 +20,7 @@ from tilewright.errors import ModelError, ProcessError
 from tilewright.frontend.shapes import ShapeRequest, bind_shapes
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.names import check_encodable
-from tilewright.ops.contraction.halves import round_to_halves
+from tilewright.ops.contraction.bf16 import round_to_bf16
 from tilewright.quantising.accuracy import OutputAccuracy, compare_outputs, run_model
 from tilewright.quantising.samples import Sample, draw_samples, take_samples
 from tilewright.wording import counted
@@ -218,7 +218,7 @@ def make_samples(model: onnx.ModelProto, shapes: ShapeRequest | None, seed: int)
 
 def round_array(array: Array) -> NDArray[np.float32]:
     """An array of float32 whose numbers are the nearest ones of bfloat16; halves are rounded to the even one."""
-    rounded: NDArray[np.float32] = (round_to_halves(array).astype(np.uint32) << np.uint32(16)).view(np.float32)
+    rounded: NDArray[np.float32] = (round_to_bf16(array).astype(np.uint32) << np.uint32(16)).view(np.float32)
     return rounded.reshape(array.shape)
 
 

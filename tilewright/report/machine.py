@@ -10,7 +10,7 @@ __all__ = ["roofline_facts"]
 _UNITS = (
     ("Peak, float32", "peak", "GFLOP/s"),
     ("Peak, products of bytes", "dot", "GOP/s"),
-    ("Peak, bfloat16", "half_dot", "GFLOP/s"),
+    ("Peak, bfloat16", "bf16_dot", "GFLOP/s"),
     ("Matrix product", "product", "GFLOP/s"),
     ("First caches", "innermost_bandwidth", "GB/s"),
     ("Next caches", "cache_bandwidth", "GB/s"),

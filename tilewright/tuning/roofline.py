@@ -31,20 +31,20 @@ class Roofline:
         bandwidth: bytes per second, read and written, of all cores out of their innermost caches, which none exceeds.
         limits: what was measured, and says where the others come from; None: they were given.
         byte_flops: operations per second on products of bytes, which no kernel exceeds; None: four times ``flops``.
-        half_flops: the same on products of bfloat16 numbers; None: twice ``flops``.
+        bf16_flops: the same on products of bfloat16 numbers; None: twice ``flops``.
     """
 
     flops: float
     bandwidth: float
     limits: Limits | None = None
     byte_flops: float | None = None
-    half_flops: float | None = None
+    bf16_flops: float | None = None
 
     @classmethod
     def of(cls, limits: Limits) -> Roofline:
         """The bounds by what was measured, with a margin of 5 %."""
         fastest = max(limits.innermost_bandwidth or 0.0, limits.cache_bandwidth or 0.0)
-        dots = [None if rate is None else _MARGIN * rate for rate in (limits.dot, limits.half_dot)]
+        dots = [None if rate is None else _MARGIN * rate for rate in (limits.dot, limits.bf16_dot)]
         return cls(_MARGIN * limits.peak, _MARGIN * fastest, limits, *dots)
 
     @property
@@ -73,7 +73,7 @@ class Roofline:
             products: that it adds up at a time: of bytes, int16 or bfloat16 numbers; 1: it computes in float32.
             halves: whether they are of bfloat16 numbers.
         """
-        known = self.half_flops if halves else self.byte_flops
+        known = self.bf16_flops if halves else self.byte_flops
         flops = self.flops if products <= 1 else known or products * self.flops
         seconds = max(flop / flops, touched / self.bandwidth)
         if self.limits is not None and self.limits.cache_bandwidth is not None:

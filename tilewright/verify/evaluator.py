@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from tilewright.frontend.network import multiplies_halves
+from tilewright.frontend.network import multiplies_bf16
 from tilewright.tensor import Array
 from tilewright.verify.freedom import Freedom, disturb_values
 from tilewright.verify.operators import OPERATORS
@@ -48,7 +48,7 @@ class OnnxEvaluator:
     """
 
     def __init__(self, model: onnx.ModelProto, names: Sequence[str], double: bool) -> None:
-        self.freedom = Freedom(multiplies_halves(model))
+        self.freedom = Freedom(multiplies_bf16(model))
         kind = type(
             "Evaluator", (_Evaluator,), {"double": double, "freedom": self.freedom, "narrow": not _has_double(model)}
         )

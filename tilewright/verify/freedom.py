@@ -44,11 +44,11 @@ class Freedom:
 
     Attributes:
         amplitude: the size of the disturbances, in units of what correct programs may differ by; 0: no disturbances.
-        halved: whether programs may round the operands of convolutions and products of matrices to bfloat16.
+        bf16: whether programs may round the operands of convolutions and products of matrices to bfloat16.
     """
 
-    def __init__(self, halved: bool = False) -> None:
-        self.amplitude, self.halved = 0.0, halved
+    def __init__(self, bf16: bool = False) -> None:
+        self.amplitude, self.multiplies_bf16 = 0.0, bf16
         self._generator = np.random.default_rng(0)
         self._drawn: NDArray[np.float32] | None = None
 
@@ -77,7 +77,7 @@ class Freedom:
 
     def round_operand(self, operand: NDArray[_Dtype]) -> NDArray[_Dtype]:
         """Change each number of a contraction's operand by what rounding it to bfloat16 may change, if programs may."""
-        return self.vary(operand, HALF) if self.halved else operand
+        return self.vary(operand, HALF) if self.multiplies_bf16 else operand
 
     def _draw(self, shape: tuple[int, ...], scale: float, dtype: np.dtype[_Dtype]) -> NDArray[_Dtype]:
         """Normal numbers with the standard deviation ``scale``."""

@@ -54,8 +54,8 @@ __all__ = [
     "DotProduct",
     "Operands",
     "add_quads",
+    "find_bf16_product",
     "find_dot_product",
-    "find_half_product",
     "multiplies_pairs",
     "multiplies_signed",
     "pairs_fit",
@@ -249,7 +249,7 @@ def find_dot_product(target: Target, lanes: int, together: int = QUAD, operands:
     return None if name is None else DotProduct(name, lanes, together, shifted)
 
 
-def find_half_product(target: Target, lanes: int) -> DotProduct | None:
+def find_bf16_product(target: Target, lanes: int) -> DotProduct | None:
     """The target's instruction for vectors of ``lanes`` sums of pairs of bfloat16 numbers; None if it has none."""
     name = find_instruction(target, lanes, _HALVES)
     return None if name is None else DotProduct(name, lanes, PAIR)

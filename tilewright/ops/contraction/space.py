@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.ops.contraction.dot_products import DotProduct, find_dot_product, find_half_product
+from tilewright.ops.contraction.dot_products import DotProduct, find_bf16_product, find_dot_product
 from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.knobs import AHEAD, ORDERS, make_knobs
 from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
@@ -345,7 +345,7 @@ class ContractionSpace:
         if form.depthwise:
             return None
         if form.halves:
-            return find_half_product(self.target, lanes)
+            return find_bf16_product(self.target, lanes)
         return find_dot_product(self.target, lanes, form.together, form.operands)
 
     @cached_property

@@ -1,9 +1,10 @@
 """Convolutions and products with matrices of weights whose operands are rounded to bfloat16.
 
-A network has these if its model asks for them (``Network.halved``). Weights are rounded when the network is built, data
-by a kernel. Blocks of outputs are whole vectors, or halves of one, the lengths that instructions have. All other
-products stay in float32: products of matrices with an odd number of inputs, depthwise and grouped convolutions, and
-products of two tensors of data. So do small convolutions of one pixel, since squeeze and excitation is one kernel.
+A network has these if its model asks for them (``Network.multiplies_bf16``). Weights are rounded when the network is
+built, and data by a kernel. Blocks of outputs are whole vectors, or halves of one, the lengths that instructions have.
+All other products stay in float32: products of matrices with an odd number of inputs, depthwise and grouped
+convolutions, and products of two tensors of data. So do small convolutions of one pixel, since squeeze and excitation
+is one kernel.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from tilewright.graph import pixel_convolutions
 from tilewright.graph.channels import padded_order
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.weights import Recipe
+from tilewright.ops.contraction.bf16 import bf16_conv2d, bf16_dense
 from tilewright.ops.contraction.dot_products import PAIR
-from tilewright.ops.contraction.halves import half_conv2d, half_dense
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -31,7 +32,7 @@ _SHORTEST = 4
 def can_serve(walk: Rewriter, recipe: Recipe, depth: int) -> bool:
     """Whether a contraction of weights over ``depth`` inputs multiplies bfloat16 numbers."""
     known = recipe.source not in walk.varying and recipe.dtype == "float32"
-    return walk.halved and known and depth % PAIR == 0
+    return walk.multiplies_bf16 and known and depth % PAIR == 0
 
 
 def dense(walk: Rewriter, data: relax.Expr, recipe: Recipe) -> relax.Expr:
@@ -41,8 +42,8 @@ def dense(walk: Rewriter, data: relax.Expr, recipe: Recipe) -> relax.Expr:
     x = _choose_block(walk, n)
     columns = recipe if n % x == 0 else recipe.take(1, padded_order(n, x))
     packed = columns.reshape((depth // PAIR, PAIR, -(-n // x), x)).transpose((2, 0, 3, 1)).rounded()
-    function = half_dense(rows, packed.shape, n)
-    return walk.call(function, [data, walk.add_weight(packed)], (rows, n), "half_dense")
+    function = bf16_dense(rows, packed.shape, n)
+    return walk.call(function, [data, walk.add_weight(packed)], (rows, n), "bf16_dense")
 
 
 def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
@@ -77,10 +78,10 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value]) -> Value | None:
     stride, padding, dilation = pixel_convolutions.read_window(call.attrs)
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
         source, stride = pixel_convolutions.sample_pixels(walk, source, stride), (1, 1)
-    function = half_conv2d(shape_of(source), recipe.shape, stride, padding, dilation, last)
+    function = bf16_conv2d(shape_of(source), recipe.shape, stride, padding, dilation, last)
     arguments = [source, walk.add_weight(recipe)]
     form = (out, None, 1) if last else (x, order, out // x)
-    return pixel_convolutions.emit_convolution(walk, call, function, arguments, *form, "half_conv2d")
+    return pixel_convolutions.emit_convolution(walk, call, function, arguments, *form, "bf16_conv2d")
 
 
 def _choose_block(walk: Rewriter, outputs: int) -> int:

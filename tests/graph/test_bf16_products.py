@@ -14,7 +14,7 @@ from tests.targets import LANES, lane_target, require
 from tilewright.compiling.build import build
 from tilewright.frontend.shapes import ShapeRequest
 from tilewright.graph.tasks import extract
-from tilewright.ops.contraction.halves import round_to_halves
+from tilewright.ops.contraction.bf16 import round_to_bf16
 from tilewright.quantising.rounding import mark_products
 from tilewright.records.memory import MemoryStore
 from tilewright.target import Target
@@ -52,9 +52,9 @@ def test_a_product_has_rounded_operands(lanes: int, tmp_path: Path) -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
     path = marked(save(tmp_path / "m.onnx", nodes, {"x": [5, 40]}, [5, 37], w=weight))
     extraction = extract(read(path), lane_target(lanes))
-    assert [use.task.name.split()[0] for use in extraction.uses] == ["half_dense_relu"]
+    assert [use.task.name.split()[0] for use in extraction.uses] == ["bf16_dense_relu"]
     (found,) = build(extraction, defaults(extraction), tmp_path / "out", {})(x)
-    left, right = ((round_to_halves(a).astype(np.uint32) << 16).view(np.float32).astype(float) for a in (x, weight))
+    left, right = ((round_to_bf16(a).astype(np.uint32) << 16).view(np.float32).astype(float) for a in (x, weight))
     wanted = np.maximum(left @ right, 0)
     np.testing.assert_allclose(found, wanted, atol=1e-6 * wanted.max())
 
@@ -65,7 +65,7 @@ def test_what_can_be_is_of_bfloat16(tmp_path: Path) -> None:
     kinds = {use.task.name.split()[0].partition("_")[0] for use in halved.uses}
     assert {"half", "depthwise"} <= kinds
     assert not any(use.task.name.startswith("half") for use in plain.uses)
-    assert sum(use.weight for use in halved.uses if use.task.name.startswith("half_")) == 3
+    assert sum(use.weight for use in halved.uses if use.task.name.startswith("bf16_")) == 3
 
 
 def test_an_odd_number_of_inputs_stays_float32(tmp_path: Path) -> None:

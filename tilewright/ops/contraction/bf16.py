@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tvm.te import Tensor
     from tvm.tirx import PrimFunc
 
-__all__ = ["half_conv2d", "half_dense", "round_to_halves"]
+__all__ = ["bf16_conv2d", "bf16_dense", "round_to_bf16"]
 
 #: The bits of infinity in float32, above which NaN lies; all bits but the sign; and the bit that keeps NaN a NaN when
 #: the lower bits are cut off.
@@ -32,7 +32,7 @@ _HALF = 0x7FFF
 
 
 @lru_cache(KEPT)
-def half_conv2d(
+def bf16_conv2d(
     data: tuple[int, ...],
     weight: tuple[int, ...],
     stride: tuple[int, int],
@@ -78,7 +78,7 @@ def half_conv2d(
 
 
 @lru_cache(KEPT)
-def half_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
+def bf16_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     """``(m, k)`` data, rounded to bfloat16, times packed weights. Gives a PrimFunc (data, weight, output ``(m, N)``).
 
     Args:
@@ -103,7 +103,7 @@ def half_dense(rows: int, weight: tuple[int, ...], outputs: int) -> PrimFunc:
     return make_function([a, w, y], FUSABLE)
 
 
-def round_to_halves(array: NDArray[np.generic]) -> NDArray[np.uint16]:
+def round_to_bf16(array: NDArray[np.generic]) -> NDArray[np.uint16]:
     """The bits of the bfloat16 numbers that are nearest to those of an array of float32. NaN stays NaN."""
     bits = np.ascontiguousarray(array).view(np.uint32)
     upper = bits >> np.uint32(16)
