@@ -63,7 +63,7 @@ def test_what_can_be_is_of_bfloat16(tmp_path: Path) -> None:
     path = network(tmp_path)
     plain, halved = (extract(read(each), Target.parse()) for each in (path, marked(path)))
     kinds = {use.task.name.split()[0].partition("_")[0] for use in halved.uses}
-    assert {"half", "depthwise"} <= kinds
+    assert {"bf16", "depthwise"} <= kinds
     assert not any(use.task.name.startswith("half") for use in plain.uses)
     assert sum(use.weight for use in halved.uses if use.task.name.startswith("bf16_")) == 3
 

@@ -127,6 +127,8 @@ def _find_pairs(module: IRModule, marks: Mapping[str, Mark]) -> list[_Pair]:
             if not isinstance(call, relax.Call) or getattr(call.op, "name", "") != "relax.call_tir":
                 continue
             calls[binding.var] = call
+            if not len(call.args[1].fields):  # a function of constants alone
+                continue
             source, *others = (same.get(operand, operand) for operand in call.args[1].fields)
             first = calls.get(source)
             if first is None or first in pairs or not _sums(call, marks) or not _is_summed(first, source, marks):

@@ -135,8 +135,8 @@ def _countable(function: PrimFunc) -> PrimFunc:
         return isinstance(value, ir.Call) and getattr(value.op, "name", "") == "tirx.reinterpret"
 
     def unbound(node: Let) -> Expr:
-        if of_bits(node.value):
-            return tirx.const(0, str(node.body.ty.dtype))
+        if of_bits(node.value) and str(node.body.ty.dtype) == "uint32":  # bits of a rounded number
+            return tirx.const(0, "uint32")
         return node.value.astype(node.body.ty.dtype) + node.body
 
     def plain(node: Sub) -> Expr:
