@@ -1,4 +1,4 @@
-"""Places of the largest pixels of windows are not saved: the backward pass seeks them again."""
+"""Places of the largest pixels of windows are not saved: the backward pass finds them again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Unpooled(nn.Module):  # type: ignore[misc, name-defined]
 
 
 @pytest.mark.parametrize(("model", "again"), [(Convolutions, True), (Unpooled, False)])
-def test_places_are_sought_again(model: Any, again: bool) -> None:
+def test_places_are_recomputed(model: Any, again: bool) -> None:
     torch.manual_seed(0)
     forward, backward = passes_of(model(), torch.randn(2, 3, 10, 10))
     assert ("max_pool2d_with_indices.default" in backward.code) == again

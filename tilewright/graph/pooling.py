@@ -14,11 +14,11 @@ from tilewright.ops.mark import take_mark
 from tilewright.ops.window.places import (
     GRADIENT,
     PLACES,
-    SOUGHT,
+    RECOMPUTING,
     MaxPool,
     max_pool_gradient,
     max_pool_places,
-    sought_gradient,
+    recomputing_gradient,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ __all__ = ["serve"]
 _FUNCTIONS: dict[str, tuple[Callable[[MaxPool, int], tirx.PrimFunc], str]] = {
     PLACES: (max_pool_places, "int64"),
     GRADIENT: (max_pool_gradient, "float32"),
-    SOUGHT: (sought_gradient, "float32"),
+    RECOMPUTING: (recomputing_gradient, "float32"),
 }
 
 

@@ -26,7 +26,7 @@ from tilewright.ops.mark import UNMARKED, Mark
 from tilewright.ops.pixel_sums import KIND as SUMS
 from tilewright.ops.pixel_sums import STATISTICS
 from tilewright.ops.summed import make_mark
-from tilewright.ops.window.places import SOUGHT
+from tilewright.ops.window.places import RECOMPUTING
 from tilewright.ops.winograd.expression import KIND as WINOGRAD
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _is_summed(call: relax.Call, var: relax.Expr, marks: Mapping[str, Mark]) -> 
     """Whether a call computes an image whose numbers are stored once."""
     name = str(call.args[0].name_hint)
     # A pool's gradient adds to its result again and again. If an activation's gradient follows, that is stored once.
-    alone = marks[name].kind in _SUMMED or (marks[name] == UNMARKED and f"fused_{SOUGHT}_" in name)
+    alone = marks[name].kind in _SUMMED or (marks[name] == UNMARKED and f"fused_{RECOMPUTING}_" in name)
     return alone and len(_shape(var)) == 5
 
 

@@ -10,7 +10,7 @@ from torch import fx
 from torch.utils.checkpoint import CheckpointPolicy
 
 from tilewright.training.norms import recompute_norms
-from tilewright.training.places import seek_places_again
+from tilewright.training.places import recompute_places
 from tilewright.training.saved import mark_saved
 from tilewright.training.token_order import save_in_order
 from tilewright.training.views import save_sources
@@ -38,7 +38,7 @@ def partition(
         joint, inputs, num_fwd_outputs=num_fwd_outputs, **options
     )
     recompute_norms(*passes, num_fwd_outputs)
-    seek_places_again(*passes, num_fwd_outputs)
+    recompute_places(*passes, num_fwd_outputs)
     save_sources(*passes, num_fwd_outputs)
     save_in_order(*passes, num_fwd_outputs)
     mark_saved(*passes, num_fwd_outputs)

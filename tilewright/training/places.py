@@ -5,7 +5,7 @@
     y = max_pool(x); save x --> max_pool_backward(dy, x, max_pool(x)[1])
 
 The indices (*places*) are int64 numbers in plain layout, which take twice the memory of the pooled image. Tilewright's
-kernel of the gradient finds them while it reads ``x`` (:func:`tilewright.ops.window.places.sought_gradient`). If
+kernel of the gradient finds them while it reads ``x`` (:func:`tilewright.ops.window.places.recomputing_gradient`). If
 PyTorch runs the backward pass, this is one call more.
 """
 
@@ -19,10 +19,10 @@ import torch
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["seek_places_again"]
+__all__ = ["recompute_places"]
 
 
-def seek_places_again(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -> None:
+def recompute_places(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) -> None:
     """Compute places in the backward pass if only gradients of pools read them. Changes both graphs.
 
     Args:

@@ -12,7 +12,7 @@ from tests.models import TARGET
 from tests.targets import require
 from tilewright.graph.task_use import task_of
 from tilewright.ops.registry import make_space
-from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places, sought_gradient
+from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places, recomputing_gradient
 from tilewright.space.configs import sample
 
 torch = pytest.importorskip("torch")
@@ -54,7 +54,7 @@ def test_the_first_of_equal_pixels_counts(size: int, stride: int, pad: int, dila
         wanted = pack(exact, block)
         found = run(max_pool_gradient(pool, block), pack(gradient, block), pack(places, block), like=wanted)
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-        found = run(sought_gradient(pool, block), pack(gradient, block), pack(x, block), like=wanted)
+        found = run(recomputing_gradient(pool, block), pack(gradient, block), pack(x, block), like=wanted)
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_every_program_that_seeks_the_largest_pixels_is_right() -> None:
     pool = MaxPool(tuple(x.shape), tuple(largest.shape[2:]), (3, 3), (2, 2), (1, 1))
     exact = torch.ops.aten.max_pool2d_with_indices_backward(gradient, x, [3, 3], [2, 2], [1, 1], [1, 1], False, places)
     wanted = pack(exact, 8)
-    space = make_space(task_of("gradient", sought_gradient(pool, 8)), TARGET)
+    space = make_space(task_of("gradient", recomputing_gradient(pool, 8)), TARGET)
     assert space.template == "window/1"
     assert [knob.name for knob in space.knobs][-1] == "rows"
     for config in [space.default(), *sample(space, np.random.default_rng(0), 6)]:

@@ -2,12 +2,12 @@
 
 parallel for p: ... Y[n, c, h, w, l] = y ...
 -->
-parallel for slot:
-    S[slot] = 0
-    for p of the slot: ... Y[n, c, h, w, l] = y; S[slot, 0, c, l] += y; S[slot, 1, c, l] += y * y ...
+parallel for piece:
+    S[piece] = 0
+    for p of the piece: ... Y[n, c, h, w, l] = y; S[piece, 0, c, l] += y; S[piece, 1, c, l] += y * y ...
 sums = S[0] + S[1] + ...
 
-A slot is a piece of the parallel loop. So cores never add to the same sums, and the sums of a slot stay in a cache.
+A *piece* is a part of the parallel loop. So cores never add to the same sums, and the sums of a piece stay in a cache.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_sums"]
 
-#: Slots for each core, at most.
-_SLOTS = (4, 2, 1)
+#: Pieces for each core, at most.
+_PIECES = (4, 2, 1)
 
 
 def add_sums(form: Summed, scheduled: PrimFunc, cores: int) -> PrimFunc:
@@ -62,8 +62,8 @@ class _Adder:
         _, blocks, _, _, lanes = (int(extent) for extent in form.result.ty.shape)
         self._blocks, self._lanes = blocks, lanes
         self._dtype = self._index_dtype()
-        self._slot = tirx.Var("slot", self._dtype)
-        self._slots = 0
+        self._piece = tirx.Var("piece", self._dtype)
+        self._pieces = 0
 
     def write(self) -> PrimFunc:
         """The function."""
@@ -75,16 +75,16 @@ class _Adder:
         root = self._scheduled.body.block
         loop = self._find_parallel(root.body)
         extent = 1 if loop is None else int(loop.extent)
-        self._slots = next((n * self._cores for n in _SLOTS if extent % (n * self._cores) == 0), 0)
-        self._slots = self._slots or min(extent, _SLOTS[0] * self._cores)
-        self._kept = declare("kept_sums", (self._slots, 2, self._blocks, self._lanes), SUMMED)
-        self._tiles = Tiles(self._result, self._slot)
+        self._pieces = next((n * self._cores for n in _PIECES if extent % (n * self._cores) == 0), 0)
+        self._pieces = self._pieces or min(extent, _PIECES[0] * self._cores)
+        self._kept = declare("kept_sums", (self._pieces, 2, self._blocks, self._lanes), SUMMED)
+        self._tiles = Tiles(self._result, self._piece)
         body = self._tiles.keep(root.body, self._make_sums, self._kept)
         body = structural_map(body, (BufferStore, self._store))
-        body = structural_map(body, (SBlockRealize, self._name_slot))
+        body = structural_map(body, (SBlockRealize, self._name_piece))
         if loop is None:
             body = make_sequence([self._zero(), body])
-            body = tirx.For(self._slot, self._index(0), self._index(1), tirx.ForKind.SERIAL, body)
+            body = tirx.For(self._piece, self._index(0), self._index(1), tirx.ForKind.SERIAL, body)
         else:
             body = structural_map(body, (For, self._cut))
         end = dict(zip(self._form.module["main"].params, self._params, strict=True))
@@ -149,7 +149,7 @@ class _Adder:
         if not node.buffer.same_as(self._result) or self._tiles.has(node):
             return node
         _, block, _, _, lane = node.indices
-        return self._make_sums(node, lambda place: (self._kept, [self._slot, self._index(place), block, lane]))
+        return self._make_sums(node, lambda place: (self._kept, [self._piece, self._index(place), block, lane]))
 
     def _make_sums(self, node: BufferStore, find: Callable[[int], tuple[Var, list[Expr]]]) -> Stmt:
         """A store, and what adds its number to both sums.
@@ -189,8 +189,8 @@ class _Adder:
         structural_walk(node.value, ((TensorLoad, see),))
         return bool(found)
 
-    def _name_slot(self, node: SBlockRealize) -> SBlockRealize:
-        """A block that adds to the sums, with an iterator for the slot: a block uses no loops around it."""
+    def _name_piece(self, node: SBlockRealize) -> SBlockRealize:
+        """A block that adds to the sums, with an iterator for the piece: a block uses no loops around it."""
         from tvm import ir, tirx
         from tvm.ir import Var as Variable
         from tvm.s_tir import SBlock, SBlockRealize
@@ -199,11 +199,11 @@ class _Adder:
         old = node.block
         if not old.iter_vars or not self._stores(old.body) or self._tiles.wraps(old):
             return node
-        extent = ir.Range(self._index(0), self._index(self._slots))
-        axis = tirx.IterVar(extent, tirx.Var("v_slot", self._dtype), 0)
+        extent = ir.Range(self._index(0), self._index(self._pieces))
+        axis = tirx.IterVar(extent, tirx.Var("v_piece", self._dtype), 0)
 
         def named(variable: Var) -> Var:
-            return axis.var if variable.same_as(self._slot) else variable
+            return axis.var if variable.same_as(self._piece) else variable
 
         body = structural_map(old.body, (Variable, named))
         block = SBlock(
@@ -217,25 +217,25 @@ class _Adder:
             old.match_buffers,
             old.annotations,
         )
-        return SBlockRealize([*node.iter_values, self._slot], node.predicate, block)
+        return SBlockRealize([*node.iter_values, self._piece], node.predicate, block)
 
     def _cut(self, node: For) -> Stmt:
-        """The parallel loop, cut into slots.
+        """The parallel loop, cut into pieces.
 
-        Each slot has the iterations from ``slot * extent // slots`` on.
+        Each piece has the iterations from ``piece * extent // pieces`` on.
         """
         from tvm import tirx
         from tvm_ffi import structural_map
 
         if node.kind != tirx.ForKind.PARALLEL or not self._stores(node.body):
             return node
-        extent, slots = int(node.extent), self._slots
-        each = -(-extent // slots)
+        extent, pieces = int(node.extent), self._pieces
+        each = -(-extent // pieces)
         inner = tirx.Var("piece", self._dtype)
-        first, last = self._slot * each, None
-        if extent % slots:
-            first = tirx.floordiv(self._slot * extent, self._index(slots))
-            last = tirx.floordiv((self._slot + 1) * extent, self._index(slots))
+        first, last = self._piece * each, None
+        if extent % pieces:
+            first = tirx.floordiv(self._piece * extent, self._index(pieces))
+            last = tirx.floordiv((self._piece + 1) * extent, self._index(pieces))
         place = first + inner
 
         def moved(variable: Var) -> Expr:
@@ -248,24 +248,24 @@ class _Adder:
             body = tirx.IfThenElse(place < last, body, None)
         body = tirx.For(inner, self._index(0), self._index(each), tirx.ForKind.SERIAL, body)
         body = make_sequence([self._zero(), body])
-        return tirx.For(self._slot, self._index(0), self._index(slots), tirx.ForKind.PARALLEL, body)
+        return tirx.For(self._piece, self._index(0), self._index(pieces), tirx.ForKind.PARALLEL, body)
 
     def _zero(self) -> Stmt:
-        """Begin the sums of a slot."""
+        """Begin the sums of a piece."""
         from tvm import tirx
 
         def clear(place: Expr, block: Expr, lane: Expr) -> Stmt:
-            return store(self._kept, tirx.const(0.0, SUMMED), [self._slot, place, block, lane])
+            return store(self._kept, tirx.const(0.0, SUMMED), [self._piece, place, block, lane])
 
         return self._each(clear)
 
     def _total(self) -> Stmt:
-        """Add up the sums of all slots."""
+        """Add up the sums of all pieces."""
 
         def add(place: Expr, block: Expr, lane: Expr) -> Stmt:
             total: Expr = load(self._kept, [self._index(0), place, block, lane])
-            for slot in range(1, self._slots):
-                total = total + load(self._kept, [self._index(slot), place, block, lane])
+            for piece in range(1, self._pieces):
+                total = total + load(self._kept, [self._index(piece), place, block, lane])
             return store(self._form.sums, total, [place, block, lane])
 
         return self._each(add)

@@ -4,7 +4,7 @@ unrolled for i, j: vectorised for l: Y[n, c, i, j, l] = y
 -->
 t = 0
 unrolled for i, j: vectorised for l: Y[n, c, i, j, l] = y; t[0, l] += y; t[1, l] += y * y
-S[slot, :, c, :] += t
+S[piece, :, c, :] += t
 
 If each number were added to S, it would wait until the one before it was added and stored.
 """
@@ -62,12 +62,12 @@ class Tiles:
 
     Args:
         result: the image that is stored.
-        slot: the number of the slot.
+        piece: the number of the piece.
     """
 
-    def __init__(self, result: Var, slot: Var) -> None:
+    def __init__(self, result: Var, piece: Var) -> None:
         self.buffers: list[Var] = []
-        self._result, self._slot = result, slot
+        self._result, self._piece = result, piece
         self._found: list[_Tile] = []
 
     def has(self, node: BufferStore) -> bool:
@@ -84,7 +84,7 @@ class Tiles:
         Args:
             body: of the program.
             make_sums: a store, and what adds its number to sums.
-            kept: the sums of each slot.
+            kept: the sums of each piece.
         """
         from tvm.tirx import For
         from tvm_ffi import structural_map, structural_walk
@@ -177,7 +177,7 @@ class Tiles:
         clear = vector(lambda v: [store(own, tirx.const(0.0, _OF_TILE), [place, v]) for place in places])
 
         def add(v: Expr) -> list[Stmt]:
-            at = [[self._slot, place, tile.block, v] for place in places]
+            at = [[self._piece, place, tile.block, v] for place in places]
             return [store(kept, load(kept, i) + load(own, [i[1], v]).astype(SUMMED), i) for i in at]
 
         return make_sequence([clear, stores, vector(add)])

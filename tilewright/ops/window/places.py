@@ -22,15 +22,15 @@ __all__ = [
     "GRADIENT",
     "LARGEST",
     "PLACES",
-    "SOUGHT",
+    "RECOMPUTING",
     "MaxPool",
     "max_pool_gradient",
     "max_pool_places",
-    "sought_gradient",
+    "recomputing_gradient",
 ]
 
 #: The kinds of the marks of plain functions. Their detail is what :meth:`MaxPool.detail` writes.
-PLACES, GRADIENT, SOUGHT = "max_pool_places", "max_pool_gradient", "max_pool_sought_gradient"
+PLACES, GRADIENT, RECOMPUTING = "max_pool_places", "max_pool_gradient", "max_pool_recomputing_gradient"
 #: The names of the blocks that find the largest pixel of each window, and its position in the window.
 LARGEST = ("largest_pixel", "largest_tap")
 
@@ -143,7 +143,7 @@ def max_pool_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
 
 
 @lru_cache(KEPT)
-def sought_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
+def recomputing_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
     """The gradient of the data, which finds the largest pixel of each window itself.
 
     Gives a PrimFunc (gradient of the result, data, gradient of the data). It reads no indices: finding
@@ -191,6 +191,6 @@ def sought_gradient(pool: MaxPool, block: int = 0) -> PrimFunc:
         taken = tirx.Select(taps[(n, c, i, j, *lane)].equal(tap), dy[(n, c, i, j, *lane)], zero)
         return te.sum(tirx.if_then_else(inside, taken, zero), axis=axes)
 
-    attributes = None if block else Mark(SOUGHT, pool.detail()).annotations
+    attributes = None if block else Mark(RECOMPUTING, pool.detail()).annotations
     result = te.compute(data, gather, name="gathered", attrs=attributes)
     return make_function([dy, x, result], FUSABLE)

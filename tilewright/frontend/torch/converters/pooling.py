@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tilewright.frontend.torch.converters.operands import Operands, Results, converter
-from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places, sought_gradient
+from tilewright.ops.window.places import MaxPool, max_pool_gradient, max_pool_places, recomputing_gradient
 
 if TYPE_CHECKING:
     from torch import fx
@@ -123,7 +123,7 @@ def _max_pool_gradient(o: Operands) -> relax.Expr:
         raise ValueError("gradients of the largest elements of dilated windows are not compiled")
     kind = relax.TensorType(pool.data, "float32")
     if _find_pool(o.node) is not None:
-        function = o.builder.add_func(sought_gradient(pool), "max_pool_gradient")
+        function = o.builder.add_func(recomputing_gradient(pool), "max_pool_gradient")
         return o.emit(relax.call_tir(function, [o.expr("grad_output"), o.expr("self")], kind))
     function = o.builder.add_func(max_pool_gradient(pool), "max_pool_gradient")
     return o.emit(relax.call_tir(function, [o.expr("grad_output"), o.expr("indices")], kind))
