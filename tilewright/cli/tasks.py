@@ -92,19 +92,7 @@ def tasks(
     flop = sum(entry["weight"] * entry["flop"] for entry in entries)
     report = {"tasks": entries, "fallbacks": extraction.fallbacks, "target": machine.key, "flop": flop}
     write_json(json_file, {**report, "segments": segments})
-    rows = [
-        [
-            entry["name"],
-            entry["template"],
-            entry["instruction"] or "-",
-            str(entry["weight"]),
-            quantity(entry["flop"]),
-            quantity(entry["space_size"]),
-            milliseconds(entry["best_seconds"]),
-            f"{entry['flop'] / entry['best_seconds'] / 1e9:.1f}" if entry["best_seconds"] else "-",
-        ]
-        for entry in entries
-    ]
+    rows = [_row(entry) for entry in entries]
     print(table(["task", "space", "instruction", "weight", "FLOP", "configs", "best so far", "GFLOP/s"], rows, left=3))
     print(f"{counted(len(entries), 'task')}, {quantity(flop)}FLOP; target {machine.key}")
     for number, segment in enumerate(found, 1):
@@ -114,6 +102,21 @@ def tasks(
             print(f"  {reason}")
     if extraction.fallbacks:
         print(f"left in plain layout: {', '.join(extraction.fallbacks)}")
+
+
+def _row(entry: _Entry) -> list[str]:
+    """The cells of a task in the table."""
+    seconds = entry["best_seconds"]
+    return [
+        entry["name"],
+        entry["template"],
+        entry["instruction"] or "-",
+        str(entry["weight"]),
+        quantity(entry["flop"]),
+        quantity(entry["space_size"]),
+        milliseconds(seconds),
+        f"{entry['flop'] / seconds / 1e9:.1f}" if seconds else "-",
+    ]
 
 
 def _list_entries(extraction: Extracted, target: Target, store: SQLStore | None) -> list[_Entry]:

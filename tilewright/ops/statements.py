@@ -7,10 +7,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
-    from tvm.tirx import ForKind, Let, Stmt
+    from tvm.s_tir import SBlock
+    from tvm.tirx import ForKind, IterVar, Let, Stmt
     from tvm_ffi import StructuralMutator
 
-__all__ = ["bind_once", "bound_index", "load", "make_counter", "make_index", "make_loop", "make_sequence", "store"]
+__all__ = [
+    "bind_once",
+    "bound_index",
+    "load",
+    "make_counter",
+    "make_index",
+    "make_loop",
+    "make_sequence",
+    "replace_body",
+    "store",
+]
 
 _INDEX = "int64"  # as Relax counts
 
@@ -91,3 +102,20 @@ def store(buffer: Var, value: Expr, indices: Sequence[Expr]) -> Stmt:
     from tvm import tirx
 
     return tirx.BufferStore(buffer, value, list(indices))
+
+
+def replace_body(block: SBlock, body: Stmt, iterators: Sequence[IterVar] = ()) -> SBlock:
+    """The block with another body, and with further iterators."""
+    from tvm.s_tir import SBlock
+
+    return SBlock(
+        [*block.iter_vars, *iterators],
+        block.reads,
+        block.writes,
+        block.name_hint,
+        body,
+        block.init,
+        block.alloc_buffers,
+        block.match_buffers,
+        block.annotations,
+    )

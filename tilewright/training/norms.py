@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tilewright.training.ends import find_ends
+
 if TYPE_CHECKING:
     from torch import fx
 
@@ -35,9 +37,7 @@ def recompute_norms(forward: fx.GraphModule, backward: fx.GraphModule, outputs: 
         backward: takes what is saved by the same names.
         outputs: how many results the model has.
     """
-    output = next(iter(reversed(forward.graph.nodes)))
-    results = list(output.args[0])
-    takers = {node.name: node for node in backward.graph.nodes if node.op == "placeholder"}
+    output, results, takers = find_ends(forward, backward)
     for place, saved in enumerate(results):
         result = None if place < outputs or saved in results[:outputs] else _find_result(saved, output)
         if result is None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tilewright.training.ends import find_ends
+
 if TYPE_CHECKING:
     from torch import fx
 
@@ -30,9 +32,7 @@ def recompute_places(forward: fx.GraphModule, backward: fx.GraphModule, outputs:
         backward: takes what is saved by the same names.
         outputs: how many results the model has.
     """
-    output = next(iter(reversed(forward.graph.nodes)))
-    results = list(output.args[0])
-    takers = {node.name: node for node in backward.graph.nodes if node.op == "placeholder"}
+    output, results, takers = find_ends(forward, backward)
     dropped = set()
     for saved in results[outputs:]:
         pool = _find_pool(saved)

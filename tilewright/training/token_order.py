@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 
+from tilewright.training.ends import find_ends
 from tilewright.training.views import WHOLE
 
 if TYPE_CHECKING:
@@ -42,9 +43,7 @@ def save_in_order(forward: fx.GraphModule, backward: fx.GraphModule, outputs: in
         backward: takes what is saved by the same names.
         outputs: how many results the model has.
     """
-    output = next(iter(reversed(forward.graph.nodes)))
-    results = list(output.args[0])
-    takers = {node.name: node for node in backward.graph.nodes if node.op == "placeholder"}
+    output, results, takers = find_ends(forward, backward)
     attended = {_find_tokens(node) for node in forward.graph.nodes if _is_attention(node)}
     swaps = {swap for node in forward.graph.nodes if (swap := _find_swap(node)) in attended and swap is not None}
     for place, saved in enumerate(results[outputs:], outputs):

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tilewright.training.ends import find_ends
+
 if TYPE_CHECKING:
     from torch import fx
 
@@ -40,9 +42,7 @@ def save_sources(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int
         backward: takes what is saved by the same names.
         outputs: how many results the model has.
     """
-    output = next(iter(reversed(forward.graph.nodes)))
-    results = list(output.args[0])
-    takers = {node.name: node for node in backward.graph.nodes if node.op == "placeholder"}
+    output, results, takers = find_ends(forward, backward)
     groups: dict[fx.Node, list[fx.Node]] = {}
     for saved in results[outputs:]:
         if _is_tensor(saved) and saved not in results[:outputs] and _COUNTED not in saved.meta and saved.name in takers:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
-from tilewright.ops.statements import load, make_sequence, store
+from tilewright.ops.statements import load, make_sequence, replace_body, store
 from tilewright.ops.summed.tiles import SUMMED, Tiles
 from tilewright.ops.written import declare
 
@@ -193,7 +193,7 @@ class _Adder:
         """A block that adds to the sums, with an iterator for the piece: a block uses no loops around it."""
         from tvm import ir, tirx
         from tvm.ir import Var as Variable
-        from tvm.s_tir import SBlock, SBlockRealize
+        from tvm.s_tir import SBlockRealize
         from tvm_ffi import structural_map
 
         old = node.block
@@ -206,18 +206,7 @@ class _Adder:
             return axis.var if variable.same_as(self._piece) else variable
 
         body = structural_map(old.body, (Variable, named))
-        block = SBlock(
-            [*old.iter_vars, axis],
-            old.reads,
-            old.writes,
-            old.name_hint,
-            body,
-            old.init,
-            old.alloc_buffers,
-            old.match_buffers,
-            old.annotations,
-        )
-        return SBlockRealize([*node.iter_values, self._piece], node.predicate, block)
+        return SBlockRealize([*node.iter_values, self._piece], node.predicate, replace_body(old, body, [axis]))
 
     def _cut(self, node: For) -> Stmt:
         """The parallel loop, cut into pieces.

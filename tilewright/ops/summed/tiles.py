@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from tilewright.ops.statements import load, make_sequence, store
+from tilewright.ops.statements import load, make_sequence, replace_body, store
 from tilewright.ops.written import declare
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Tiles:
 
     def _wrap(self, tile: _Tile, make_sums: _MakeSums, kept: Var) -> Stmt:
         from tvm import tirx
-        from tvm.s_tir import SBlock, SBlockRealize
+        from tvm.s_tir import SBlockRealize
         from tvm_ffi import structural_map
 
         lanes, dtype = int(tile.lanes.extent), str(tile.lanes.loop_var.ty.dtype)
@@ -150,18 +150,7 @@ class Tiles:
         lane = tile.store.indices[4]
         places = [tirx.const(place, dtype) for place in range(2)]
         body = make_sums(tile.store, lambda place: (own, [places[place], lane]))
-        old = tile.realize.block
-        block = SBlock(
-            old.iter_vars,
-            old.reads,
-            old.writes,
-            old.name_hint,
-            body,
-            old.init,
-            old.alloc_buffers,
-            old.match_buffers,
-            old.annotations,
-        )
+        block = replace_body(tile.realize.block, body)
         made = SBlockRealize(tile.realize.iter_values, tile.realize.predicate, block)
 
         def each(node: SBlockRealize) -> SBlockRealize:
