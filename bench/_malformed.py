@@ -123,13 +123,14 @@ def _count_one(name: str, seconds: float, seed: int, folder: Path, engine: str, 
         place = folder / f"{len(list(folder.iterdir()))}"
         place.mkdir()
         command = [sys.executable, "-m", "bench._malformed", name, str(left), str(seed), str(place), engine]
-        with (place / "said").open("w") as said:
-            done = subprocess.run(command, stdout=said, stderr=subprocess.DEVNULL, check=False)
+        with (place / "said").open("w") as said, (place / "errors").open("w") as errors:
+            done = subprocess.run(command, stdout=said, stderr=errors, check=False)
         ended = time.monotonic()
         lines = (place / "said").read_text().splitlines()
         began = next((float(line.split()[1]) for line in lines if line.startswith("ready ")), None)
         if began is None:  # that of the other readers is found out all the same
-            counts.failures.append(f"it cannot be tried: {' '.join(lines)[-300:]} (code {done.returncode})")
+            lines += (place / "errors").read_text(errors="replace").splitlines()
+            counts.failures.append(f"it cannot be tried: {' '.join(lines)[-1000:]} (code {done.returncode})")
             break
         for line in lines:
             kind, _, text = line.partition(" ")

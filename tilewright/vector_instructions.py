@@ -6,8 +6,8 @@ they are, and so do their keys.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from tilewright.vector_tables import look_up_by_permutations, look_up_by_shuffles
@@ -20,8 +20,11 @@ RECIPROCAL = "tilewright.reciprocal"
 #: How many numbers a byte can be.
 _BYTE_VALUES = 256
 
+#: Networks are compiled in several threads, and what follows is told to TVM once: it refuses a second time.
+_telling = threading.Lock()
+_told: set[str] = set()
 
-@cache
+
 def register_operators() -> None:
     """Let TVM know :data:`RECIPROCAL`. To be called before a program is made or read that has one."""
     from tvm import tirx
@@ -32,10 +35,14 @@ def register_operators() -> None:
         lanes, one = divisor.ty.dtype.lanes, tirx.const(1.0, "float32")
         return tirx.Div(one if lanes == 1 else tirx.Broadcast(one, lanes), divisor)
 
-    register_op_attr(RECIPROCAL, "TScriptPrinterName", "reciprocal")
-    register_op_attr(RECIPROCAL, "TVectorizable", True)
-    register_op_attr(RECIPROCAL, "TCallEffectKind", 1)  # kPure
-    register_op_attr(RECIPROCAL, "default.FLowerIntrinsic", divide)
+    with _telling:
+        if RECIPROCAL in _told:
+            return
+        register_op_attr(RECIPROCAL, "TScriptPrinterName", "reciprocal")
+        register_op_attr(RECIPROCAL, "TVectorizable", True)
+        register_op_attr(RECIPROCAL, "TCallEffectKind", 1)  # kPure
+        register_op_attr(RECIPROCAL, "default.FLowerIntrinsic", divide)
+        _told.add(RECIPROCAL)
 
 
 def choose_instructions() -> None:
@@ -78,14 +85,16 @@ def follow_pass(name: str, change: Callable[[Any, Any, Any], Any]) -> None:
     import tvm
     from tvm.tirx import transform
 
-    before = getattr(transform, name)
+    with _telling:
+        if name in _told:
+            return
+        before = getattr(transform, name)
 
-    def both(*arguments: Any) -> Any:
-        return tvm.transform.Sequential([before(*arguments), transform.prim_func_pass(change, opt_level=0)])
+        def both(*arguments: Any) -> Any:
+            return tvm.transform.Sequential([before(*arguments), transform.prim_func_pass(change, opt_level=0)])
 
-    if not hasattr(before, "is_followed"):
-        both.is_followed = True  # type: ignore[attr-defined]
         setattr(transform, name, both)
+        _told.add(name)
 
 
 def _looked_up(way: Callable[[Any, Any, int], Any]) -> Callable[[Any], Any]:
