@@ -307,7 +307,8 @@ class _Search:
             same = [outputs[k] for outputs in evaluated.rounded]
             if any(other.shape != output.shape for other in same):
                 raise MeasureError("rounding decides the shape of an output")
-            noise.append(measure_noise(output, same, evaluated.amplitudes, reference.precision))
+            quantised = is_quantised(self._network.onnx)
+            noise.append(measure_noise(output, same, evaluated.amplitudes, reference.precision, quantised))
         self.tried.append(Trial(tuple(inputs), tuple(expected), tuple(noise), what))
         self._nearby.append(evaluated.nearby)
 

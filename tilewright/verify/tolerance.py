@@ -10,6 +10,9 @@ of 1e-5.
 - The noise is at least a third of the element's own difference. If differences in the slice jump, it is at least a
   third of the largest one.
 - If there are many evaluations, as there are for small outputs, the element's own differences bound its noise.
+- If numbers are quantised on the way, a difference of a whole quantum comes in one evaluation and not in another, in
+  one row of an output and not in another. So the largest difference of any slice, relative to the slice's size, counts
+  for all slices across that axis, and an element's own differences tell nothing.
 - If float32 decides nothing, the noise is infinite, and the element is not judged. Examples are overflow, and a choice
   between equal numbers.
 
@@ -66,7 +69,7 @@ _SHARE, _SHARE_OF_INTEGERS = 0.05, 0.001
 
 
 def measure_noise(
-    expected: Array, roundings: Sequence[Array], amplitudes: Sequence[float], precision: str
+    expected: Array, roundings: Sequence[Array], amplitudes: Sequence[float], precision: str, quantised: bool = False
 ) -> NDArray[np.float64]:
     """The noise of each element of ``expected``: the size of difference that rounding explains.
 
@@ -76,6 +79,7 @@ def measure_noise(
         amplitudes: how much each evaluation differs, in units of what correct programs may differ by.
         precision: the reference's: ``float64`` or ``float32``; ``float16``: ONNX Runtime on a model of float16, where
             it rounds the results of all operators.
+        quantised: whether numbers are rounded to bytes on the way.
 
     Returns:
         an array of the same shape; infinite where rounding explains any difference.
@@ -100,7 +104,9 @@ def measure_noise(
         noise = np.maximum(noise, usual / amplitude)
         # Where numbers are rounded to integers, rare jumps may come anywhere in the slice.
         noise = np.maximum(noise, np.where(most > FACTOR * usual, most, error) / (FACTOR / 2))
-    if len(errors) >= _EVALUATIONS:
+        if quantised:
+            noise = np.maximum(noise, _spread_jumps(error, size) / (FACTOR / 2))
+    if len(errors) >= _EVALUATIONS and not quantised:
         # A slice is too short to tell elements apart, if an output holds rates of 1e-10 beside rates of 1e9.
         scaled = [error / amplitude for error, amplitude in zip(errors, amplitudes, strict=True)]
         own = _UNSURE * np.sqrt(np.mean(np.square(scaled), axis=0))
@@ -123,6 +129,22 @@ def _least_slice(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
             usual = np.minimum(usual, squares.mean(axis=others, keepdims=True))
             most = np.minimum(most, squares.max(axis=others, keepdims=True))
     return np.sqrt(usual), np.sqrt(most)
+
+
+def _spread_jumps(error: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each element the largest error that its slice would have, if all slices had the same relative to their size.
+
+    Slices across different axes give different errors. The least one counts.
+    """
+    found = np.full(error.shape, error.max(initial=0.0))
+    for axis, extent in enumerate(error.shape):
+        if extent > 1 and error.size // extent >= _SLICE:
+            others = tuple(other for other in range(error.ndim) if other != axis)
+            usual = np.sqrt(np.square(size).mean(axis=others, keepdims=True))
+            most = error.max(axis=others, keepdims=True)
+            share = float(np.divide(most, usual, out=np.zeros_like(most), where=usual > 0).max())
+            found = np.minimum(found, np.maximum(share * usual, most))
+    return found
 
 
 def measure_jumps(error: NDArray[np.float64]) -> NDArray[np.float64]:
