@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from tests.models import conv_model
+from tilewright.cli import app
 from tilewright.cli.bench import raced
 from tilewright.cli.options import check_model, check_target, records_place
 from tilewright.cli.tuning import check_sharing
@@ -21,11 +23,13 @@ from tilewright.cost.models import make_model
 from tilewright.errors import ModelFormatError, RecordsError, TilewrightError
 from tilewright.methods.parts import combine, make_searcher
 from tilewright.methods.registry import make_method
+from tilewright.records import open_store
 
 ROOT = Path(__file__).parents[2]
 
 
 def tilewright(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "tilewright.cli", *map(str, arguments)],
         capture_output=True,
@@ -36,12 +40,20 @@ def tilewright(*arguments: str | Path, **environment: str) -> subprocess.Complet
     )
 
 
+def call(*arguments: str | Path, **environment: str) -> Result:
+    """A command in this process.
+
+    Another one takes longer to start, and to import the compiler, than all that is refused here.
+    """
+    return CliRunner().invoke(app, [*map(str, arguments)], env=environment)
+
+
 def refused(folder: Path, kind: str, says: str, *arguments: str | Path) -> None:
     """The command ends with exit code 2 and one message, on the terminal and in the JSON file."""
     report = folder / "error.json"
-    done = tilewright(*arguments, "--json", report, XDG_DATA_HOME=str(folder / "data"))
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr + done.stdout
+    done = call(*arguments, "--json", report, XDG_DATA_HOME=str(folder / "data"))
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
     assert done.stderr.count("error:") == 1
     assert says in done.stderr
     error = json.loads(report.read_text())["error"]
@@ -54,6 +66,17 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"any file: what is refused here is refused before it is read")
     return path
+
+
+@pytest.mark.parametrize(
+    ("option", "says"), [("--target=cuda", "llvm:MCPU"), ("--target=llvm:pentium-fantasy", "LLVM knows no CPU")]
+)
+def test_a_process_ends_with_the_message_and_the_exit_code(tmp_path: Path, model: Path, option: str, says: str) -> None:
+    report = tmp_path / "error.json"
+    done = tilewright("tasks", model, option, "--json", report, XDG_DATA_HOME=str(tmp_path / "data"))
+    assert done.returncode == 2, done.stderr
+    assert (done.stdout, done.stderr) == ("", f"error: {json.loads(report.read_text())['error']['message']}\n")
+    assert says in done.stderr
 
 
 @pytest.mark.parametrize("budget", ["soon", "5 parsecs", "0s", "-5m", "nan", ""])
@@ -155,7 +178,7 @@ def test_records_of_another_format(tmp_path: Path, model: Path) -> None:
 
 def test_records_of_a_newer_version(tmp_path: Path, model: Path) -> None:
     records = tmp_path / "records.db"
-    assert tilewright("tune", model, "--out", tmp_path / "o", "--budget", "5s", "--records", records).returncode != 0
+    open_store(records).close()
     connection = sqlite3.connect(records)
     connection.execute("PRAGMA user_version = 1000")
     connection.close()
@@ -181,8 +204,8 @@ def test_unknown_peer(tmp_path: Path) -> None:
 
 
 def test_json_file_that_cannot_be_written(tmp_path: Path, model: Path) -> None:
-    done = tilewright("tasks", model, "--json", tmp_path / "none" / "x.json")
-    assert done.returncode == 2
+    done = call("tasks", model, "--json", tmp_path / "none" / "x.json")
+    assert done.exit_code == 2
     assert done.stderr.startswith("error: ")
     assert "--json" in done.stderr
 
@@ -190,20 +213,20 @@ def test_json_file_that_cannot_be_written(tmp_path: Path, model: Path) -> None:
 def test_json_file_that_is_something_else(tmp_path: Path, model: Path) -> None:
     """Such as the model, or the records, whose names are on the same line."""
     before = model.read_bytes()
-    done = tilewright("tasks", model, "--json", model)
-    assert done.returncode == 2
+    done = call("tasks", model, "--json", model)
+    assert done.exit_code == 2
     assert done.stderr.startswith("error: --json replaces earlier reports only")
     assert model.read_bytes() == before
     manifest = tmp_path / "manifest.json"
     manifest.write_text("{}")
-    done = tilewright("run", tmp_path, "--json", manifest)
+    done = call("run", tmp_path, "--json", manifest)
     assert done.stderr.startswith("error: --json replaces earlier reports only")
     assert manifest.read_text() == "{}"
-    done = tilewright("tune", model, "--out", tmp_path / "o", "--json", tmp_path / "o")
-    assert (done.returncode, done.stderr.count("is the directory of the executable")) == (2, 1)
+    done = call("tune", model, "--out", tmp_path / "o", "--json", tmp_path / "o")
+    assert (done.exit_code, done.stderr.count("is the directory of the executable")) == (2, 1)
     report = tmp_path / "x.json"
     report.write_text('{"an": "earlier report"}\n')
-    assert tilewright("tasks", tmp_path / "none.onnx", "--json", report).returncode == 2
+    assert call("tasks", tmp_path / "none.onnx", "--json", report).exit_code == 2
     assert "error" in json.loads(report.read_text())
 
 
@@ -213,8 +236,8 @@ def test_a_place_that_no_executable_can_take(tmp_path: Path, model: Path, out: s
 
 
 def test_a_number_of_threads_is_looked_at_before_the_tuning(tmp_path: Path, model: Path) -> None:
-    done = tilewright("tune", model, "--out", tmp_path / "o", TVM_NUM_THREADS="two", XDG_DATA_HOME=str(tmp_path))
-    assert done.returncode == 2
+    done = call("tune", model, "--out", tmp_path / "o", TVM_NUM_THREADS="two", XDG_DATA_HOME=str(tmp_path))
+    assert done.exit_code == 2
     assert "TVM_NUM_THREADS is a number of threads" in done.stderr
 
 
@@ -230,8 +253,8 @@ def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_option_that_does_not_exist_is_a_usage_error() -> None:
-    done = tilewright("tune", "--fast")
-    assert done.returncode == 2
+    done = call("tune", "--fast")
+    assert done.exit_code == 2
     assert "--help" in done.stderr
 
 
@@ -278,6 +301,6 @@ def test_a_mistyped_peer_is_corrected(tmp_path: Path) -> None:
 
 
 def test_a_mistyped_option_is_corrected() -> None:
-    done = tilewright("tune", "--budge", "5m")
-    assert done.returncode == 2
+    done = call("tune", "--budge", "5m")
+    assert done.exit_code == 2
     assert "--budget" in done.stderr

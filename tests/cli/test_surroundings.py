@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from onnx import helper
 
-from tests.cli.test_bad_input import ROOT
+from tests.cli.test_bad_input import ROOT, call
 from tests.models import conv_model, normal, save
 from tests.processes import started
 from tilewright.executable.executable import load_executable
@@ -211,8 +211,12 @@ def test_a_model_of_another_format(tmp_path: Path, what: str) -> None:
     if what in ("state dict", "zip"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("m/data.pkl" if what == "state dict" else "m.onnx", b"anything")
-    done = run("tune", path, "--out", tmp_path / "o")
-    refused(done, "a model is an ONNX file", str(path), says)
+    done = call("tune", path, "--out", tmp_path / "o")
+    assert done.exit_code == 2, done.output
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: a model is an ONNX file")
+    assert str(path) in line
+    assert says in line
 
 
 def test_one_number_of_threads(model: Path, tmp_path: Path) -> None:
