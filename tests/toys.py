@@ -118,10 +118,15 @@ _USED = np.asarray([[1, 0, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 1, 1, 0], [1, 0, 0,
 
 
 class SwitchedSpace(ToySpace):
-    """The first knob chooses one of four programs; each other knob is idle in all programs but one or two."""
+    """The first knob chooses one of four programs; each other knob is idle in all programs but one or two.
 
-    def __init__(self) -> None:
-        super().__init__(plain(4, 5, 6, 7, 3), lambda c: np.asarray(~((c != 0) & ~_USED[c[:, 0]]).any(axis=1)))
+    Args:
+        choices: of the other knobs.
+    """
+
+    def __init__(self, *choices: int) -> None:
+        knobs = plain(4, *(choices or (5, 6, 7, 3)))
+        super().__init__(knobs, lambda c: np.asarray(~((c != 0) & ~_USED[c[:, 0]]).any(axis=1)))
 
     def canonical(self, configs: Configs) -> Configs:
         """The configs with idle knobs at 0."""

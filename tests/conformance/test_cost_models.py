@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,7 +36,6 @@ if find_spec("torch_geometric") is not None:
         "gcn-attention": lambda seed: GCNModel("rank", pooling="attention", hidden=(16, 16), seed=seed),
         "gcn-regression": lambda seed: GCNModel("regression", pooling="attention", seed=seed),
     }
-ROOT = Path(__file__).parents[2]
 SPACE = TableSpace()
 VIEWS = {"loop nest": True, "knobs": False}
 
@@ -143,18 +138,11 @@ def test_small_and_empty_tasks_are_survived(model: str) -> None:
     assert fitted.predict(programs("knobs", 0, 0)[0]).shape == (0,)
 
 
-@pytest.fixture(scope="module")
-def digests_elsewhere() -> dict[str, str]:
-    """The digest of every model, from another process: one for all of them, as it imports for seconds."""
-    program = (
-        "import json\nfrom tests.conformance.test_cost_models import COST_MODELS, digest\n"
-        "print(json.dumps({name: digest(name) for name in COST_MODELS}))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+def digests() -> dict[str, str]:
+    """For a comparison with another process."""
+    return {name: digest(name) for name in COST_MODELS}
 
 
 @models
-def test_same_seed_same_scores_in_another_process(model: str, digests_elsewhere: dict[str, str]) -> None:
-    assert digests_elsewhere[model] == digest(model) == digest(model)
+def test_same_seed_same_scores_in_another_process(model: str, elsewhere: dict[str, dict[str, str]]) -> None:
+    assert elsewhere["test_cost_models"][model] == digest(model) == digest(model)

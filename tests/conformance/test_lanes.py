@@ -5,9 +5,6 @@ What is compiled for more lanes than this machine has is compiled here, and run 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,8 @@ from tests.kernels import check_arguments, compile_kernel
 from tests.models import defaults
 from tests.targets import LANES, lack, lane_target
 from tilewright.compiling.build import build
+from tilewright.compiling.kernels import Kernels
+from tilewright.compiling.objects import SharedObjects
 from tilewright.space.configs import sample
 from tilewright.space.module import task_module
 
@@ -55,11 +54,21 @@ def test_the_same_templates_serve_a_network_whatever_the_lanes(name: str) -> Non
     assert not any(extraction_of(name, lanes).fallbacks for lanes in LANES)
 
 
+@pytest.fixture(scope="module")
+def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[int, SharedObjects]:
+    """Objects that all networks share, by the lanes. Their kernels check no arguments; those of 8 lanes do."""
+    folder = tmp_path_factory.mktemp("objects")
+    return {lanes: SharedObjects(folder / f"{lanes}", lane_target(lanes)) for lanes in LANES if lanes != 8}
+
+
 @each_lanes
 @each_case
-def test_a_network_computes_what_onnx_runtime_does(name: str, lanes: int, tmp_path: Path) -> None:
+def test_a_network_computes_what_onnx_runtime_does(
+    name: str, lanes: int, tmp_path: Path, objects: dict[int, SharedObjects]
+) -> None:
     extraction = extraction_of(name, lanes)
-    executable = build(extraction, defaults(extraction), tmp_path / "out", {})
+    kernels = Kernels(extraction, tmp_path / "kernels", objects.get(lanes))
+    executable = build(extraction, defaults(extraction), tmp_path / "out", {}, kernels)
     if not lack(extraction.target):
         error = network_error(executable, extraction.network)
         assert error is not None
@@ -113,10 +122,10 @@ def test_configs_compute_what_the_untuned_function_does(name: str, lanes: int) -
                 np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4 * np.abs(want).max(), err_msg=message)
 
 
-def test_the_same_spaces_in_another_process() -> None:
-    root = str(Path(__file__).parents[2])
-    code = "from tests.conformance.lane_cases import describe; print(describe())"
-    command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": root, "PYTHONHASHSEED": "7"}
-    other = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment)
-    assert other.stdout.strip() == describe()
+def digests() -> dict[str, str]:
+    """For a comparison with another process."""
+    return {"spaces": describe()}
+
+
+def test_the_same_spaces_in_another_process(elsewhere: dict[str, dict[str, str]]) -> None:
+    assert elsewhere["test_lanes"] == digests()
