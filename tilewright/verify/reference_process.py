@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tilewright.frontend.network import PRODUCTS
 from tilewright.tensor import Array
 from tilewright.verify.freedom import HALF
+
+if TYPE_CHECKING:
+    from tilewright.verify.evaluator import OnnxEvaluator
 
 __all__ = ["EvaluatorSide", "RuntimeSide"]
 
@@ -22,18 +26,23 @@ class EvaluatorSide:
     Args:
         path: the model's file.
         names: the names of its inputs, in the order in which a caller gives them.
-        double: whether it is evaluated in double precision.
+        double: whether :meth:`outputs` are in double precision.
     """
 
     def __init__(self, path: str, names: Sequence[str], double: bool) -> None:
+        self._path, self._names = path, names
+        self._evaluator = self._make(double)
+        self._own = None if double else self._evaluator
+
+    def _make(self, double: bool) -> OnnxEvaluator:
         import onnx
 
         from tilewright.verify.evaluator import OnnxEvaluator
 
-        self._evaluator = OnnxEvaluator(onnx.load(path), names, double)
+        return OnnxEvaluator(onnx.load(self._path), self._names, double)
 
     def outputs(self, inputs: Sequence[Array]) -> list[Array]:
-        """The outputs for ``inputs``; in double precision only if the evaluator was made so."""
+        """The outputs for ``inputs``; in double precision only if this object was made so."""
         return self._evaluator.run(inputs)
 
     def rounded(self, inputs: Sequence[Array], seed: int, amplitude: float) -> list[Array]:
@@ -44,8 +53,10 @@ class EvaluatorSide:
             seed: the seed of the disturbances.
             amplitude: their size, in units of what correct programs may differ by.
         """
-        self._evaluator.freedom.choose(seed, amplitude)
-        return self._evaluator.run(inputs)
+        if self._own is None:
+            self._own = self._make(double=False)
+        self._own.freedom.choose(seed, amplitude)
+        return self._own.run(inputs)
 
 
 class RuntimeSide:
