@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.models import TARGET, conv_model, defaults, runs, save
+from tests.models import TARGET, conv_model, defaults, read, runs, save
 from tilewright.compiling.build import build, publish, replace_kernels
 from tilewright.errors import CheckError, OutputError
 from tilewright.executable.executable import load_executable
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.peers import Peer
@@ -45,7 +44,7 @@ pytestmark = runs
 
 @pytest.fixture(scope="module")
 def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
-    return extract(load(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
+    return extract(read(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +53,13 @@ def checker(extraction: Extraction) -> Iterator[Checker]:
         yield made
 
 
-@pytest.fixture
-def workshop(extraction: Extraction, checker: Checker, tmp_path: Path) -> Workshop:
-    return Workshop(extraction, checker, tmp_path / "aside", "first")
+@pytest.fixture(scope="module")
+def workshop(extraction: Extraction, checker: Checker, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """One for all tests, as a tuning has one: it compiles each kernel once."""
+    return Workshop(extraction, checker, tmp_path_factory.mktemp("aside"), "first")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def incumbent(extraction: Extraction, workshop: Workshop) -> JudgedExecutable:
     return workshop.build(Selection(defaults(extraction), dict.fromkeys(use.task.key for use in extraction.uses)))
 
@@ -364,7 +364,7 @@ def test_a_short_finish_neither_compares_nor_races(
 def test_a_network_without_tasks(tmp_path: Path) -> None:
     node = helper.make_node("Reshape", ["x", "shape"], ["y"])
     path = save(tmp_path / "m.onnx", [node], {"x": [1, 4, 6]}, [2, 12], shape=np.asarray([2, 12]))
-    nothing = extract(load(path), TARGET)
+    nothing = extract(read(path), TARGET)
     assert nothing.uses == ()
     with Checker(nothing.network, 8.0) as checker:
         workshop = Workshop(nothing, checker, tmp_path, "first")
