@@ -19,10 +19,9 @@ from bench import metaschedule
 from bench._metaschedule import LAYOUTS, _tasks, _Watch, build_as_of, prepare
 from bench._resumable import PROGRESS, TASKS, Settings, State
 from tests.agreement import network_error
-from tests.models import normal, save
+from tests.models import normal, read, save
 from tilewright.errors import RecordsFormatError, TilewrightError
 from tilewright.executable.executable import load_executable
-from tilewright.frontend.load import load
 from tilewright.target import Target
 from tilewright.tvm_compat import light_tensor_intrinsics
 
@@ -45,7 +44,7 @@ def record_one_schedule_each(folder: Path, model: Path, layout: str) -> int:
     light_tensor_intrinsics()
     from tvm.s_tir import meta_schedule as ms
 
-    contexts, _ = _tasks(folder, prepare(load(model), TARGET, layout), TARGET, 1)
+    contexts, _ = _tasks(folder, prepare(read(model), TARGET, layout), TARGET, 1)
     database = ms.database.JSONDatabase(work_dir=str(folder))
     for context in contexts:
         schedule = context.generate_design_space()[-1]
@@ -71,7 +70,7 @@ def test_a_network_computes_the_same_by_its_records(tmp_path: Path, layout: str)
         out = tmp_path / f"out{seconds:g}"
         assert build_as_of(folder, seconds, out, tmp_path / f"work{seconds:g}") == untuned
         executable = load_executable(out)
-        error = network_error(executable, load(model))
+        error = network_error(executable, read(model))
         assert error is not None
         assert error < 1e-5
         assert executable.manifest["packed_at_run"] == []
@@ -80,7 +79,7 @@ def test_a_network_computes_the_same_by_its_records(tmp_path: Path, layout: str)
 def test_a_run_keeps_its_tasks(tmp_path: Path) -> None:
     model = two_convolutions(tmp_path / "m.onnx")
     light_tensor_intrinsics()
-    module = prepare(load(model), TARGET, "NCHW")
+    module = prepare(read(model), TARGET, "NCHW")
     first, weights = _tasks(tmp_path, module, TARGET, 1)
     entries = json.loads((tmp_path / TASKS).read_text())
     work = [entry["weight"] * entry["gflop"] for entry in entries]

@@ -33,10 +33,10 @@ def test_tune_ends_with_an_executable(tmp_path: Path, kind: str, count: int) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_of_every_kind_is_extracted(tmp_path: Path, kind: str) -> None:
-    from tilewright.frontend.load import load
+    from tests.models import read
     from tilewright.graph.tasks import extract
     from tilewright.target import Target
 
-    extraction = extract(load(write_model(kind, 40, tmp_path / "m.onnx")), Target.parse("llvm:x86-64-v3"))
+    extraction = extract(read(write_model(kind, 40, tmp_path / "m.onnx")), Target.parse("llvm:x86-64-v3"))
     # However often a function occurs, it is one task.
     assert 1 <= len(extraction.uses) <= 4

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import TARGET, conv_model, defaults, runs
+from tests.models import TARGET, conv_model, defaults, read, runs
 from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
 from tilewright.errors import CompilerError
 from tilewright.executable.executable import Executable, load_executable
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -23,7 +22,7 @@ pytestmark = runs
 
 @pytest.fixture(scope="module")
 def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
-    return extract(load(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
+    return extract(read(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
 
 
 def another(extraction: Extraction) -> dict[str, Any]:

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import TARGET, conv_model, defaults, runs
+from tests.models import TARGET, conv_model, defaults, read, runs
 from tilewright.compiling.build import build
 from tilewright.compiling.kernels import Kernels
 from tilewright.compiling.objects import SharedObjects
 from tilewright.errors import CompilerError
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 
 pytestmark = runs
@@ -21,7 +20,7 @@ pytestmark = runs
 
 @pytest.fixture(scope="module")
 def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
-    return extract(load(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
+    return extract(read(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
 
 
 @pytest.fixture

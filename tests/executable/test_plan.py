@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.models import LIGHT, TARGET, agrees, built, normal, save
+from tests.models import LIGHT, TARGET, agrees, built, normal, read, save
 from tests.targets import lane_target
 from tilewright.errors import ShapeError
 from tilewright.executable.buffers import ALIGNMENT
 from tilewright.executable.plan import ARENA, Plan
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 
 
@@ -103,7 +102,7 @@ def test_a_part_of_the_input_is_the_result(begin: int, calls: int, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["squeezenet", "densenet121", "shufflenet", "inception_v1"])
 def test_what_is_alive_does_not_overlap(name: str) -> None:
-    plan = extract(load(LIGHT / f"light_{name}.onnx"), TARGET).plan
+    plan = extract(read(LIGHT / f"light_{name}.onnx"), TARGET).plan
     assert plan is not None
     memory = np.full(plan.arena_bytes // 4, -1, dtype=np.int64)
     written: dict[int, int] = {}
@@ -135,7 +134,7 @@ def test_what_is_alive_does_not_overlap(name: str) -> None:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    plan = extract(load(expand(tmp_path / "m.onnx")), TARGET).plan
+    plan = extract(read(expand(tmp_path / "m.onnx")), TARGET).plan
     assert plan is not None
     assert Plan.from_json(plan.to_json()) == plan
     assert ALIGNMENT % (4 * TARGET.lanes) == 0

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.models import TARGET, normal, save
-from tilewright.frontend.load import load
+from tests.models import TARGET, normal, read, save
 from tilewright.graph.convolution import ALGORITHMS, Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
 
@@ -26,7 +25,7 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
     ]
     weights = {"w1": normal(32, 32, 3, 3), "w2": normal(32, 32, 3, 3, seed=1), "w3": normal(16, 32, 3, 3, seed=2)}
     path = tmp_path_factory.mktemp("model") / "m.onnx"
-    return extract(load(save(path, nodes, {"x": [1, 32, 12, 12]}, [1, 16, 10, 10], **weights)), TARGET)
+    return extract(read(save(path, nodes, {"x": [1, 32, 12, 12]}, [1, 16, 10, 10], **weights)), TARGET)
 
 
 def names(extraction: Extraction) -> dict[str, int]:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.models import TARGET, defaults, normal, save
+from tests.models import TARGET, defaults, normal, read, save
 from tilewright.compiling.build import build
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 from tilewright.ops.registry import make_space
 from tilewright.space.inlining import MOST_LOADS, nested_loads
@@ -32,7 +31,7 @@ def chain(path: Path, operators: list[str], *, convolution: bool) -> Path:
 
 
 def test_a_convolution_keeps_what_can_be_inlined_into_it(tmp_path: Path) -> None:
-    network = load(chain(tmp_path / "m.onnx", ["Relu", "Tanh"], convolution=True))
+    network = read(chain(tmp_path / "m.onnx", ["Relu", "Tanh"], convolution=True))
     kinds = [use.task.kind for use in extract(network, TARGET).uses if "conv2d" in use.task.name]
     names = [use.task.name.split()[0] for use in extract(network, TARGET).uses if "conv2d" in use.task.name]
     assert kinds == ["contraction"]
@@ -40,7 +39,7 @@ def test_a_convolution_keeps_what_can_be_inlined_into_it(tmp_path: Path) -> None
 
 
 def test_what_follows_a_convolution_is_cut_before_it_explodes(tmp_path: Path) -> None:
-    network = load(chain(tmp_path / "m.onnx", ["Tanh"] * 12, convolution=True))
+    network = read(chain(tmp_path / "m.onnx", ["Tanh"] * 12, convolution=True))
     extraction = extract(network, TARGET)
     assert all(nested_loads(task_module(use.task)) <= MOST_LOADS for use in extraction.uses if "conv" in use.task.name)
     templates = {make_space(use.task, TARGET).template.split("/")[0] for use in extraction.uses}
@@ -55,7 +54,7 @@ def test_what_follows_a_convolution_is_cut_before_it_explodes(tmp_path: Path) ->
 
 @pytest.mark.parametrize("count", [64, 200])
 def test_a_function_has_at_most_64_operators(tmp_path: Path, count: int) -> None:
-    network = load(chain(tmp_path / "m.onnx", ["Tanh", "Sigmoid"] * (count // 2), convolution=False))
+    network = read(chain(tmp_path / "m.onnx", ["Tanh", "Sigmoid"] * (count // 2), convolution=False))
     extraction = extract(network, TARGET)
     assert extraction.plan is not None
     assert len(extraction.plan.calls) == -(-count // 64)
@@ -63,7 +62,7 @@ def test_a_function_has_at_most_64_operators(tmp_path: Path, count: int) -> None
 
 
 def test_equal_functions_are_one_task(tmp_path: Path) -> None:
-    network = load(chain(tmp_path / "m.onnx", ["Relu"] * 320, convolution=False))
+    network = read(chain(tmp_path / "m.onnx", ["Relu"] * 320, convolution=False))
     extraction = extract(network, TARGET)
     assert [use.weight for use in extraction.uses] == [5]
     # The name of the file of such a kernel must not list all of its operators.

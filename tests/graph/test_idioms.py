@@ -12,9 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.models import TARGET, built, normal, save
+from tests.models import TARGET, built, normal, read, save
 from tests.ops.elementwise.test_elementary import REFERENCE, largest_error
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 
 node = helper.make_node
@@ -184,7 +183,7 @@ def test_after_a_convolution_an_activation_is_one_operator(tmp_path: Path) -> No
     ]
     constants = {name: np.asarray(CONSTANTS[name], np.float32) for name in ("zero", "three", "six")}
     path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 8, 8]}, [1, 16, 8, 8], w=normal(16, 16, 3, 3), **constants)
-    names = [use.task.name for use in extract(load(path), TARGET).uses]
+    names = [use.task.name for use in extract(read(path), TARGET).uses]
     convolutions = [name.partition(" ")[0].partition("_")[2] for name in names if name.startswith("conv2d")]
     assert sorted(convolutions) == ["hard_swish", "mish"]
 

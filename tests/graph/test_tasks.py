@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from tests.models import LIGHT, TARGET, normal, save
+from tests.models import LIGHT, TARGET, normal, read, save
 from tilewright.errors import UnsupportedOperatorError
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
@@ -31,7 +31,7 @@ from tilewright.task import WEIGHTS
     ],
 )
 def test_light_networks(name: str) -> None:
-    extraction = extract(load(LIGHT / f"light_{name}.onnx"), TARGET)
+    extraction = extract(read(LIGHT / f"light_{name}.onnx"), TARGET)
     keys = [use.task.key for use in extraction.uses]
     assert keys
     assert len(set(keys)) == len(keys)
@@ -47,7 +47,7 @@ def test_equal_layers_are_one_task(tmp_path: Path) -> None:
         nodes.append(helper.make_node("Relu", [f"c{i}"], [f"t{i + 1}" if i < 2 else "y"]))
     weights = {f"w{i}": normal(16, 16, 3, 3, seed=i) for i in range(3)}
     path = save(tmp_path / "m.onnx", nodes, {"x": [1, 16, 8, 8]}, [1, 16, 8, 8], **weights)
-    uses = [u for u in extract(load(path), TARGET).uses if u.task.kind == "contraction"]
+    uses = [u for u in extract(read(path), TARGET).uses if u.task.kind == "contraction"]
     assert [u.weight for u in uses] == [3]
     assert task_module(uses[0].task)["main"].attrs[WEIGHTS] == "1"
     assert uses[0].task.flop == pytest.approx(2 * 16 * 16 * 9 * 64, rel=0.2)
@@ -61,7 +61,7 @@ def test_a_look_up_in_a_table_of_weights_by_ids_of_any_shape(tmp_path: Path) -> 
         helper.make_node("Add", ["taken", "bias"], ["y"]),
     ]
     path = save(tmp_path / "m.onnx", nodes, {"x": [2, 4]}, [2, 4, 8], table=normal(16, 8), bias=normal(8))
-    assert extract(load(path), TARGET).uses
+    assert extract(read(path), TARGET).uses
 
 
 def test_an_operator_that_cannot_be_compiled_is_refused() -> None:
@@ -83,6 +83,6 @@ def test_a_tensor_whose_size_values_decide_is_in_a_segment(tmp_path: Path) -> No
         helper.make_node("Cast", ["picked"], ["y"], to=TensorProto.FLOAT),
     ]
     path = save(tmp_path / "m.onnx", nodes, {"boxes": [1, 20, 4], "scores": [1, 2, 20]}, [40, 3], most=np.array([20]))
-    (segment,) = extract(load(path), TARGET).network.segments
+    (segment,) = extract(read(path), TARGET).network.segments
     assert segment.operators == ("NonMaxSuppression", "Cast")
     assert "decided while it runs" in segment.reasons[0]

@@ -14,10 +14,9 @@ from onnx import helper
 from tvm_ffi import structural_equal
 
 from tests.agreement import network_error
-from tests.models import TARGET, normal, runs, save
+from tests.models import TARGET, normal, read, runs, save
 from tilewright.compiling.build import build
 from tilewright.errors import OutputError, RecordsError
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.ops.registry import make_space
@@ -47,7 +46,7 @@ def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
     ]
     weights = {"w": normal(16, 8, 3, 3), "b": normal(16), "v": normal(32, 16, 1, 1), "m": normal(32, 40)}
     path = tmp_path_factory.mktemp("model") / "m.onnx"
-    return extract(load(save(path, nodes, {"x": [1, 8, 10, 10]}, [1, 40], **weights)), TARGET)
+    return extract(read(save(path, nodes, {"x": [1, 8, 10, 10]}, [1, 40], **weights)), TARGET)
 
 
 def measured(extraction: Extraction) -> tuple[MemoryStore, dict[str, list[int]]]:

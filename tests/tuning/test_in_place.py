@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.models import TARGET, conv_model, defaults, runs
+from tests.models import TARGET, conv_model, defaults, read, runs
 from tilewright.errors import MeasureError
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.measure.runner import NoRunner
@@ -33,7 +32,7 @@ pytestmark = runs
 
 @pytest.fixture(scope="module")
 def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
-    return extract(load(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
+    return extract(read(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ from onnx import parser
 from tvm import relax
 from tvm.tirx import PrimFunc
 
-from tests.models import TARGET, runs
+from tests.models import TARGET, read, runs
 from tilewright.compiling.objects import Objects
 from tilewright.errors import CompilerError
-from tilewright.frontend.load import load
 from tilewright.frontend.onnx.importer import CONVERTERS, Operands
 from tilewright.graph.left_out import extract_all
 from tilewright.records.memory import MemoryStore
@@ -28,7 +27,7 @@ pytestmark = runs
 def build_from(folder: Path) -> Incumbent:
     text = "g (float[64,512] x) => (float[64,512] y) { a = Relu(x) b = Elu(a) y = Tanh(b) }"
     onnx.save(parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>\n' + text), folder / "m.onnx")
-    network = load(folder / "m.onnx")
+    network = read(folder / "m.onnx")
     with Checker(network, 10.0) as checker:
         return build_incumbent(extract_all(network, TARGET), checker, folder, MemoryStore())
 

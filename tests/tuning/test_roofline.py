@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.models import TARGET, conv_model
+from tests.models import TARGET, conv_model, read
 from tests.toys import ToySpace, plain
 from tests.tuning.replay import bowl, task
 from tests.tuning.test_scheduler import network
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 from tilewright.jsonable import to_json_object
 from tilewright.measure.limits import Limits
@@ -24,7 +23,7 @@ from tilewright.tuning.roofline import Roofline, measure_roofline
 
 
 def convolution(path: Path) -> DesignSpace:
-    uses = extract(load(conv_model(path / "m.onnx")), TARGET).uses
+    uses = extract(read(conv_model(path / "m.onnx")), TARGET).uses
     return next(make_space(use.task, TARGET) for use in uses if use.task.kind == "contraction")
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.models import TARGET, conv_model, defaults, runs
+from tests.models import TARGET, conv_model, defaults, read, runs
 from tilewright.errors import SpaceError
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.runner import NoRunner
 from tilewright.ops.registry import make_space
@@ -23,7 +22,7 @@ pytestmark = runs
 
 @pytest.fixture(scope="module")
 def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
-    return extract(load(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
+    return extract(read(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
 
 
 def test_what_is_chosen_without_records_is_the_default(extraction: Extraction) -> None:

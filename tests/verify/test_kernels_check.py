@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import tvm
 
-from tests.models import TARGET, conv_model, defaults, runs
-from tilewright.frontend.load import load
+from tests.models import TARGET, conv_model, defaults, read, runs
 from tilewright.graph.tasks import Extraction, TaskList, TaskUse, extract
 from tilewright.ops.contraction import dense
 from tilewright.ops.contraction.bf16 import bf16_dense
@@ -39,7 +38,7 @@ def function(change: Callable[[Any, Any], Any] | None = None, sigmoid: bool = Fa
 
 @pytest.fixture(scope="module")
 def extraction(tmp_path_factory: pytest.TempPathFactory) -> Extraction:
-    whole = extract(load(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
+    whole = extract(read(conv_model(tmp_path_factory.mktemp("model") / "m.onnx")), TARGET)
     return replace(whole, uses=TaskList([TaskUse(Task("k", "dense", "auto", 1.0, ""), 1, ())]))
 
 
@@ -107,7 +106,7 @@ def test_sums_in_another_order(side: KernelSide, sigmoid: bool) -> None:
 
 
 def test_programs_of_the_spaces_agree_with_the_default(tmp_path: Path) -> None:
-    whole = extract(load(conv_model(tmp_path / "m.onnx")), TARGET)
+    whole = extract(read(conv_model(tmp_path / "m.onnx")), TARGET)
     winners = {}
     for use in whole.uses:
         space = make_space(use.task, TARGET)

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import conv_model
+from tests.models import conv_model, read
 from tilewright.errors import TargetError
-from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -31,7 +30,7 @@ def test_the_template_fills_the_registers_of_the_target(text: str, tmp_path: Pat
     lanes, registers, instruction = CPUS[text]
     target = Target.parse(text)
     assert (target.lanes, target.registers) == (lanes, registers)
-    extraction = extract(load(conv_model(tmp_path / "m.onnx")), target)
+    extraction = extract(read(conv_model(tmp_path / "m.onnx")), target)
     task = next(use.task for use in extraction.uses if use.task.kind == "contraction")
     space = make_space(task, target)
     rng = np.random.default_rng(0)
@@ -43,7 +42,7 @@ def test_the_template_fills_the_registers_of_the_target(text: str, tmp_path: Pat
 def test_more_registers_allow_larger_tiles(tmp_path: Path) -> None:
     def accumulators(text: str) -> float:
         target = Target.parse(text)
-        task = extract(load(conv_model(tmp_path / "m.onnx")), target).uses[0].task
+        task = extract(read(conv_model(tmp_path / "m.onnx")), target).uses[0].task
         space = make_space(task, target)
         nest = space.loop_nest(sample(space, np.random.default_rng(0), 300))
         return float(nest.extra[:, nest.extra_names.index("accumulators")].max())

@@ -11,9 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.models import TARGET
+from tests.models import TARGET, read
 from tilewright.compiling.build import build
-from tilewright.frontend.load import load
 from tilewright.frontend.onnx.rewriting.rewrite import rewrite
 from tilewright.graph.tasks import extract
 
@@ -110,7 +109,7 @@ def test_the_same_is_computed(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
     path = tmp_path / "m.onnx"
     onnx.save(made, str(path))
-    executable = build(extract(load(path), TARGET), {}, tmp_path / "out", {})
+    executable = build(extract(read(path), TARGET), {}, tmp_path / "out", {})
     results = executable(*inputs.values())
     assert [r.dtype for r in results] == [r.dtype for r in wanted]
     for found, right in zip(results, wanted, strict=True):
