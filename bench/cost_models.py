@@ -44,9 +44,9 @@ from tilewright.cli.text import table as text_table
 from tilewright.cost.dataset import DataSet, read_data_set
 from tilewright.cost.evaluate import Quality, bootstrap, evaluate, quality
 from tilewright.cost.model import CostModel, Programs, take_rows
-from tilewright.cost.models import MODELS, StoredModel, load_model, make_model, save_model
+from tilewright.cost.models import MODELS, StoredModel, make_model, save_model
 from tilewright.cost.neural import NeuralModel
-from tilewright.cost.prior import SHIPPED
+from tilewright.cost.prior import SHIPPED, load_pretrained
 from tilewright.cost.xgb import XGBoostModel
 from tilewright.methods.autotvm import quick
 from tilewright.methods.method import Method
@@ -180,11 +180,6 @@ def data_of(path: Path) -> DataSet:
     return read_data_set(path)
 
 
-@cache
-def model_of(path: Path) -> StoredModel:
-    return load_model(path)
-
-
 def tables() -> list[Path]:
     return sorted((HERE / "tables").glob("*.parquet"))
 
@@ -208,7 +203,7 @@ def on_table(path: Path, file: Path) -> Quality:
     """How a model ranks 1,000 random configs of a table."""
     recorded = table_of(path)
     rows = np.random.default_rng(0).permutation(len(recorded))[:1000]
-    scores = model_of(file).model.predict(recorded.nest)
+    scores = load_pretrained(file).model.predict(recorded.nest)
     return quality(scores[rows], recorded.seconds[rows])
 
 
@@ -304,7 +299,7 @@ def on_tables(method: Method, recorded: Table) -> Method:
 
 @cache
 def scores_of(path: Path, file: Path) -> NDArray[np.float64]:
-    return model_of(file).model.predict(table_of(path).nest)
+    return load_pretrained(file).model.predict(table_of(path).nest)
 
 
 def search(path: Path, name: str, file: Path | None, seed: int) -> Run:
@@ -312,7 +307,7 @@ def search(path: Path, name: str, file: Path | None, seed: int) -> Run:
     recorded = table_of(path)
     prior = None
     if file is not None:
-        stored = model_of(file)
+        stored = load_pretrained(file)
         prior = replace(stored, template=recorded.template, model=_Looked(scores_of(path, file)))
     clock, times = Clock(), list[float]()
     runner = ReplayRunner(recorded, clock, lambda m: times.append(clock.now))
@@ -362,7 +357,7 @@ def end_to_end(
     space = whole_space(target)
     rows = []
     for name, prior in arms:
-        method = method_of(name, model_of(files[prior]) if prior else None)
+        method = method_of(name, load_pretrained(files[prior]) if prior else None)
         thought = float(np.median(thinking(space, target, method, 48, ROUND, 3)))
         for path in tables():
             runs = [done[key(path, name, prior, seed)] for seed in range(counts[name, prior])]

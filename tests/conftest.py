@@ -94,7 +94,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    # Some tests make millions of objects, few of which are in cycles. Python's own thresholds are 700, 10 and 10.
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    # What is frozen is cleared in any order at the end: XGBoost's library before its trees.
+    gc.unfreeze()
 
 
 # A job that a shell put into the background ignores Ctrl-C, and so does all that it starts; some tests press it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,10 @@ SHIPPED = Path(__file__).with_name("pretrained.npz")
 def load_pretrained(path: Path = SHIPPED) -> StoredModel:
     """The shipped model, or that of another file. Raises as ``load_model`` does."""
     return load_model(path)
+
+
+# Modules are cleared in any order, and XGBoost's trees cannot be freed after its library.
+atexit.register(load_pretrained.cache_clear)
 
 
 class FixedModel:
