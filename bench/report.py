@@ -107,12 +107,13 @@ def _milliseconds(call: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
-def fill_store(path: Path, records: int) -> None:
+def fill_store(path: Path, records: int, count: int = _RUNS) -> None:
     """Fill a store with records of 2,000 tasks on 8 machines, over a year, and with runs of 20 networks of 100 tasks.
 
     Args:
         path: of an SQLite store without records.
         records: how many.
+        count: of the runs.
     """
     rng = random.Random(0)
     rows = (
@@ -140,22 +141,22 @@ def fill_store(path: Path, records: int) -> None:
         connection.executemany("INSERT INTO tasks (key, name, kind, flop) VALUES (?,?,?,?)", names)
         columns = [column.name for column in runs.c if column.name != "id"]
         marks = ",".join("?" * len(columns))
-        made = (encode_run(_make_run(n, rng)) for n in range(_RUNS))
+        made = (encode_run(_make_run(n, count, rng)) for n in range(count))
         connection.executemany(
             f"INSERT INTO {runs.name} ({','.join(columns)}) VALUES ({marks})",
             ([run[name] for name in columns] for run in made),
         )
 
 
-def _make_run(number: int, rng: random.Random) -> RunRecord:
+def _make_run(number: int, count: int, rng: random.Random) -> RunRecord:
     network, machine = number % 20, number // 20 % 8
-    after = 1e-3 * (network + 1) * (1 + 0.2 * machine) * (1 + 0.5 * (1 - number / _RUNS) * rng.random())
+    after = 1e-3 * (network + 1) * (1 + 0.2 * machine) * (1 + 0.5 * (1 - number / count) * rng.random())
     return RunRecord(
         network=f"network {network}",
         target=f"machine-{machine}",
         machine=f"A processor of kind {machine}",
         method="default",
-        time=1.75e9 + 3.1e7 * number / _RUNS,
+        time=1.75e9 + 3.1e7 * number / count,
         budget_seconds=300.0,
         wall_seconds=301.0,
         trials=1000,

@@ -46,7 +46,7 @@ def write(path: Path, text: str) -> str:
 def dashboard(folder: Path) -> Page:
     """The page of a store with runs on several machines."""
     open_store(folder / "records.db").close()
-    fill_store(folder / "records.db", 800)
+    fill_store(folder / "records.db", 80, 400)
     with open_store(folder / "records.db", writable=False) as store:
         overview = Overview(store)
         overview.refresh()
