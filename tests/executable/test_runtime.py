@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,10 +26,17 @@ class Env(ctypes.Structure):
 LAMBDA = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(Env), ctypes.c_void_p)
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compiled") / "runtime.so"
+    compile_runtime(path, shared=True)
+    return path
+
+
 @pytest.fixture
-def runtime(tmp_path: Path) -> ctypes.CDLL:
-    compile_runtime(tmp_path / "runtime.so", shared=True)
-    library = bind(ctypes.CDLL(str(tmp_path / "runtime.so")))
+def runtime(compiled: Path, tmp_path: Path) -> ctypes.CDLL:
+    """A runtime with threads of its own."""
+    library = bind(ctypes.CDLL(str(shutil.copyfile(compiled, tmp_path / "runtime.so"))))
     library.tilewright_launch.argtypes = [LAMBDA, ctypes.c_void_p, ctypes.c_int]
     return library
 
@@ -215,6 +223,26 @@ def test_a_compiler_that_fails_is_told_in_a_line(tmp_path: Path, monkeypatch: py
         with pytest.raises(error, match=says) as caught:
             link([tmp_path / "a.o"], tmp_path / "k.so")
         assert "-Wl" not in str(caught.value)  # the compiler's command line
+
+
+def test_the_runtime_is_compiled_once_for_all_processes_of_a_user(tmp_path: Path) -> None:
+    compiler, count = tmp_path / "compiler", tmp_path / "count"
+    compiler.write_text(f'#!/bin/sh\necho once >> "{count}"\nexec {" ".join(find_compiler())} "$@"\n')
+    compiler.chmod(0o755)
+    code = "import sys; from pathlib import Path; from tilewright.executable.runtime.library import write_runtime; "
+    command = [sys.executable, "-c", f"{code}write_runtime(Path(sys.argv[1]))", str(tmp_path / "runtime.o")]
+    environment = os.environ | {"CC": str(compiler), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+
+    def write() -> bytes:
+        subprocess.run(command, check=True, timeout=60, cwd=Path(__file__).parents[2], env=environment)
+        return (tmp_path / "runtime.o").read_bytes()
+
+    assert write() == write()
+    assert count.read_text() == "once\n"
+    (kept,) = (tmp_path / "cache/tilewright").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert write().startswith(b"\x7fELF")  # what is damaged is not used
+    assert count.read_text() == "once\n" * 2
 
 
 COUNTING = """

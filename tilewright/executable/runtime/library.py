@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -41,6 +41,8 @@ _SOURCES = (SOURCE, *(SOURCE.with_name(name) for name in _HEADERS))
 #: compiles parts of the C library, which takes 5 s of a core.
 _MOST_SECONDS = 300
 _FLAGS = ("-x", "c", "-std=c11", "-O2", "-fPIC", "-pthread")
+#: Bytes of the hash before the content of a file that is kept.
+_DIGEST = 32
 
 
 def find_compiler() -> tuple[str, ...]:
@@ -109,7 +111,7 @@ def compile_runtime(out: Path, *, shared: bool = False, triple: str = "") -> Non
 
 
 def write_runtime(out: Path, triple: str = "") -> None:
-    """Write the object file of the runtime. This process compiles it once, which takes 0.2 s.
+    """Write the object file of the runtime. It is compiled once for all processes of this user, which takes 0.2 s.
 
     Args:
         out: the file to write.
@@ -129,11 +131,44 @@ def write_runtime(out: Path, triple: str = "") -> None:
 
 @lru_cache(maxsize=4)
 def _compile_object(compiler: tuple[str, ...], triple: str) -> bytes:
-    """The content of the runtime's object file, as ``compiler`` makes it."""
+    """The content of the runtime's object file, as ``compiler`` makes it, or made it for an earlier process."""
+    kept = _cache() / f"runtime-{_hash_sources(compiler, triple)}.o"
+    with contextlib.suppress(OSError):
+        digest, content = kept.read_bytes()[:_DIGEST], kept.read_bytes()[_DIGEST:]
+        if hashlib.sha256(content).digest() == digest:  # otherwise the file is damaged
+            return content
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder, "runtime.o")
         compile_runtime(path, triple=triple)
-        return path.read_bytes()
+        content = path.read_bytes()
+    with contextlib.suppress(OSError), _replacing(kept) as part:  # a home that cannot be written
+        part.write_bytes(hashlib.sha256(content).digest() + content)
+    return content
+
+
+def _hash_sources(compiler: Sequence[str], triple: str = "") -> str:
+    """What the name of a kept file holds: from what and by what it is compiled. Several machines may share a home."""
+    about = (*compiler, *_FLAGS, sys.platform, platform.machine(), *filter(None, [triple]))
+    source = b"".join(path.read_bytes() for path in _SOURCES)
+    return hashlib.sha256(source + " ".join(about).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file to write, which then takes the place of ``path``: no other process reads half a file.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def link(objects: Sequence[Path], out: Path, *, repeated: bool = False, triple: str = "") -> None:
@@ -278,26 +313,13 @@ def bind(library: ctypes.CDLL) -> ctypes.CDLL:
 @lru_cache(maxsize=1)
 def _shared() -> ctypes.CDLL:
     """The runtime as a library without kernels, compiled once for all processes of this user."""
-    # Machines of several kinds may share the directory.
-    about = (*find_compiler(), *_FLAGS, sys.platform, platform.machine())
-    source = b"".join(path.read_bytes() for path in _SOURCES)
-    key = hashlib.sha256(source + " ".join(about).encode()).hexdigest()[:16]
-    path = _cache() / f"runtime-{key}.so"
+    path = _cache() / f"runtime-{_hash_sources(find_compiler())}.so"
     if not path.is_file():
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # It is written under another name first, so that no other process loads half a file.
-            handle, part = tempfile.mkstemp(suffix=".so", dir=path.parent)
-            os.close(handle)
-        except OSError:  # the home directory cannot be written
+            with _replacing(path) as part:
+                compile_runtime(part, shared=True)
+        except (ResourceError, OSError):  # the home directory cannot be written, or its disk is full
             return _compile_here(path.name)
-        try:
-            compile_runtime(Path(part), shared=True)
-            os.replace(part, path)
-        except (ResourceError, OSError):  # its disk is full
-            return _compile_here(path.name)
-        finally:
-            Path(part).unlink(missing_ok=True)
     try:
         return bind(ctypes.CDLL(str(path)))
     except (OSError, AttributeError) as exc:
