@@ -10,13 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from tests.models import TARGET, normal
+from tests.models import TARGET, design_space, normal
 from tests.targets import require
 from tilewright.compiling.build import build
 from tilewright.executable.runtime.library import find_compiler
 from tilewright.frontend.load import load_buckets
 from tilewright.graph.buckets import extract_buckets
-from tilewright.ops.registry import make_space
 from tilewright.target import Target
 
 #: The convolution has parallel loops. The second output is a view of the first one, and the third is the input.
@@ -35,7 +34,7 @@ def build_buckets(
     """The executable ``folder/out`` of a model, with default schedules and a bucket for each of the shapes."""
     onnx.save(model, folder / "m.onnx")
     extraction = extract_buckets(load_buckets(folder / "m.onnx", shapes), target)
-    spaces = {use.task.key: make_space(use.task, target) for use in extraction.uses}
+    spaces = {use.task.key: design_space(use.task, target) for use in extraction.uses}
     functions = {key: space.schedule(space.default()).mod["main"] for key, space in spaces.items()}
     build(extraction, functions, folder / "out", {})
     return folder / "out"

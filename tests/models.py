@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from tilewright.frontend.onnx.reading import read_here
 from tilewright.graph.left_out import extract_all
 from tilewright.graph.tasks import Extraction
 from tilewright.ops.registry import make_space
+from tilewright.space.space import DesignSpace
 from tilewright.target import Target
+from tilewright.task import Task
 
 #: What small models are built for, and what tests that run them begin with.
 TARGET = host_target()
@@ -59,12 +62,22 @@ def conv_model(path: Path, batch: int | str = 1) -> Path:
     return save(path, nodes, {"x": [batch, 8, 10, 10]}, [batch, 16, 10, 10], w=normal(16, 8, 3, 3), b=normal(16))
 
 
+@lru_cache(1024)
+def design_space(task: Task, target: Target) -> DesignSpace:
+    """The space of a task, made once: networks of many tests have the same tasks."""
+    return make_space(task, target)
+
+
+@lru_cache(1024)
+def default_program(task: Task, target: Target) -> Any:
+    """The program of a task's default config."""
+    space = design_space(task, target)
+    return space.schedule(space.default()).mod["main"]
+
+
 def defaults(extraction: Extraction) -> dict[str, Any]:
-    functions = {}
-    for use in extraction.uses:
-        space = make_space(use.task, extraction.target)
-        functions[use.task.key] = space.schedule(space.default()).mod["main"]
-    return functions
+    """The default programs of an extraction's tasks, by their keys."""
+    return {use.task.key: default_program(use.task, extraction.target) for use in extraction.uses}
 
 
 def read(path: Path) -> Network:

@@ -20,12 +20,11 @@ from onnx import NodeProto, helper
 from tests.executable.test_plan import expand
 from tests.graph.test_expansions import inverted_residual
 from tests.graph.test_tokens import attention
-from tests.models import normal, read, save
+from tests.models import design_space, normal, read, save
 from tests.targets import LANES, lane_target
 from tilewright.frontend.network import Network
 from tilewright.graph.convolution import Algorithm
 from tilewright.graph.tasks import Extraction, extract
-from tilewright.ops.registry import make_space
 from tilewright.space.space import DesignSpace
 from tilewright.task import Task
 
@@ -253,7 +252,7 @@ _spaces: dict[tuple[str, int], DesignSpace] = {}
 def space_of(task: Task, lanes: int) -> DesignSpace:
     """The space of a task, made once: many cases have the same transpositions."""
     if (task.key, lanes) not in _spaces:
-        _spaces[task.key, lanes] = make_space(task, lane_target(lanes))
+        _spaces[task.key, lanes] = design_space(task, lane_target(lanes))
     return _spaces[task.key, lanes]
 
 

@@ -13,7 +13,7 @@ from onnx import compose
 
 from tests.conformance.lane_cases import CASES
 from tests.foreign import arm_target, export_foreign, export_kernels, needs_arm, run_network
-from tests.models import read
+from tests.models import design_space, read
 from tests.ops.pixel_sums.test_space import CASES as GRADIENTS
 from tests.ops.pixel_sums.test_space import block, exact
 from tilewright.graph.convolution import Algorithm
@@ -56,7 +56,7 @@ def test_programs_of_every_template_are_right(tmp_path: Path) -> None:
     extraction = extract(network, target, chosen)
     functions, templates, rng = {}, set(), np.random.default_rng(0)
     for use in extraction.uses:
-        space = make_space(use.task, target)
+        space = design_space(use.task, target)
         templates.add(space.template.partition("/")[0])
         config = next(iter(sample(space, rng, 1)), space.default())
         functions[use.task.key] = space.schedule(config).mod["main"]

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.models import TARGET, defaults, normal, read, save
+from tests.models import TARGET, defaults, design_space, normal, read, save
 from tilewright.compiling.build import build
 from tilewright.graph.tasks import extract
-from tilewright.ops.registry import make_space
 from tilewright.space.inlining import MOST_LOADS, nested_loads
 from tilewright.space.module import task_module
 
@@ -42,7 +41,7 @@ def test_what_follows_a_convolution_is_cut_before_it_explodes(tmp_path: Path) ->
     network = read(chain(tmp_path / "m.onnx", ["Tanh"] * 12, convolution=True))
     extraction = extract(network, TARGET)
     assert all(nested_loads(task_module(use.task)) <= MOST_LOADS for use in extraction.uses if "conv" in use.task.name)
-    templates = {make_space(use.task, TARGET).template.split("/")[0] for use in extraction.uses}
+    templates = {design_space(use.task, TARGET).template.split("/")[0] for use in extraction.uses}
     assert {"contraction", "elementwise"} <= templates
     executable = build(extraction, defaults(extraction), tmp_path / "out", {})
     x = normal(1, 16, 6, 6, seed=1)
@@ -58,7 +57,7 @@ def test_a_function_has_at_most_64_operators(tmp_path: Path, count: int) -> None
     extraction = extract(network, TARGET)
     assert extraction.plan is not None
     assert len(extraction.plan.calls) == -(-count // 64)
-    assert all(make_space(use.task, TARGET).template == "elementwise/1" for use in extraction.uses)
+    assert all(design_space(use.task, TARGET).template == "elementwise/1" for use in extraction.uses)
 
 
 def test_equal_functions_are_one_task(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from tests.agreement import network_error
-from tests.models import TARGET, Shape, normal, read, save
+from tests.models import TARGET, Shape, design_space, normal, read, save
 from tests.targets import require
 from tilewright.compiling.build import build
 from tilewright.compiling.kernels import Kernels
@@ -30,7 +30,7 @@ def all_agree(nodes: list[NodeProto], inputs: dict[str, Shape], output: Shape, *
     require(TARGET)
     with tempfile.TemporaryDirectory() as folder:
         extraction = extract(read(save(Path(folder, "m.onnx"), nodes, inputs, output, **weights)), TARGET)
-        spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}
+        spaces = {use.task.key: design_space(use.task, TARGET) for use in extraction.uses}
         rng = np.random.default_rng(0)
         configs = {
             key: [s.default(), *(sample(s, rng, 2) if s.template.startswith(("contraction", "depthwise")) else ())]

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.models import TARGET
+from tests.models import TARGET, design_space
 from tests.targets import require
 from tilewright.compiling.build import build
+from tilewright.compiling.kernels import Kernels
 from tilewright.frontend.load import load_part
 from tilewright.graph.convolution import Algorithm
 from tilewright.graph.tasks import Extraction, extract
-from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 
 torch = pytest.importorskip("torch")
@@ -43,16 +43,17 @@ def all_agree(
     extraction = extract(load_part("part", module, [Layout.of(value) for value in inputs], outputs), TARGET)
     if algorithm != "direct":
         extraction = extraction.with_algorithms({conv: algorithm for conv, _ in extraction.convolutions})
-    spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}
+    spaces = {use.task.key: design_space(use.task, TARGET) for use in extraction.uses}
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
+        kernels = Kernels(extraction, Path(folder, "objects"))  # those that are the same serve all choices
         for choice in range(1 + draws):
             configs = {
                 key: s.default() if choice == 0 or not s.template.startswith("pixel_sums") else sample(s, rng, 1)[0]
                 for key, s in spaces.items()
             }
             functions = {key: s.schedule(configs[key]).mod["main"] for key, s in spaces.items()}
-            executable = build(extraction, functions, Path(folder, f"out{choice}"), {})
+            executable = build(extraction, functions, Path(folder, f"out{choice}"), {}, kernels)
             found = executable(*(value.numpy() for value in inputs))
             for have, want in zip(found, wanted, strict=True):
                 assert np.abs(have - want).max() <= 1e-4 * np.abs(want).max() + 1e-6, configs

@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tests.agreement import network_error
-from tests.models import TARGET, agrees, built, defaults, normal, read, save
+from tests.models import TARGET, agrees, built, defaults, design_space, normal, read, save
 from tests.targets import require
 from tilewright.compiling.build import build
 from tilewright.compiling.kernels import Kernels
 from tilewright.compiling.objects import SharedObjects
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.compare import relative_error
-from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 
 few = settings(max_examples=4, deadline=None, derandomize=True)
@@ -33,7 +32,7 @@ def right(path: Path, configs: int = 2) -> Extraction:
     """With default schedules and with random ones, the model gives ONNX Runtime's outputs."""
     require(TARGET)
     extraction = extract(read(path), TARGET)
-    spaces = {use.task.key: make_space(use.task, TARGET) for use in extraction.uses}
+    spaces = {use.task.key: design_space(use.task, TARGET) for use in extraction.uses}
     drawn = {key: sample(s, np.random.default_rng(0), configs) for key, s in spaces.items() if s.template[0] != "a"}
     choices = [defaults(extraction)]
     for i in range(configs):

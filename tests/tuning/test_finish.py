@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.models import TARGET, conv_model, defaults, read, runs, save
+from tests.models import TARGET, conv_model, defaults, design_space, read, runs, save
 from tilewright.compiling.build import build, publish, replace_kernels
 from tilewright.errors import CheckError, OutputError
 from tilewright.executable.executable import load_executable
@@ -118,7 +118,7 @@ def tuner_of(extraction: Extraction, selection: Selection | None = None) -> Netw
     for use in extraction.uses:
         config = None if selection is None else selection.configs[use.task.key]
         if config is not None:
-            template = make_space(use.task, TARGET).template
+            template = design_space(use.task, TARGET).template
             store.add([Measurement(use.task.key, TARGET.key, template, config, Outcome.OK, (1e-6,) * 3)])
     context = TuningContext(TARGET, NoRunner(), store, Budget(trials=1).start(), np.random.default_rng(0))
     tuner = NetworkTuner(extraction.uses, context)

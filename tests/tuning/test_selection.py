@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.models import TARGET, conv_model, defaults, read, runs
+from tests.models import TARGET, conv_model, defaults, design_space, read, runs
 from tilewright.errors import SpaceError
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.runner import NoRunner
-from tilewright.ops.registry import make_space
 from tilewright.records.memory import MemoryStore
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import TuningContext
@@ -68,7 +67,7 @@ def test_a_winner_whose_default_cannot_be_made_is_unchecked(
     extraction: Extraction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use = next(use for use in extraction.uses if use.task.kind == "contraction")
-    space = make_space(use.task, TARGET)
+    space = design_space(use.task, TARGET)
 
     def refused(*_: object) -> None:
         raise SpaceError("there is no such program")

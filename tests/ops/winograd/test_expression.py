@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.agreement import network_error
-from tests.models import LIGHT, TARGET, defaults, normal, read, save
+from tests.models import LIGHT, TARGET, defaults, design_space, normal, read, save
 from tests.targets import lane_target, require
 from tilewright.compiling.build import build
 from tilewright.compiling.kernels import Kernels
@@ -21,7 +21,6 @@ from tilewright.compiling.objects import SharedObjects
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.graph.weights import Recipe
-from tilewright.ops.registry import make_space
 from tilewright.ops.winograd import Tiling, transform_weight
 
 STAGED: tuple[Algorithm, ...] = ("winograd2", "winograd4")
@@ -42,7 +41,7 @@ def agrees(path: Path, algorithm: Algorithm, out: Path, *, lean: bool = False) -
     assert len(transforms) >= (2 if algorithm in STAGED else 1)
     for use in extraction.uses:
         if use.task.kind != "auto":
-            assert not make_space(use.task, TARGET).template.startswith("auto"), use.task.name
+            assert not design_space(use.task, TARGET).template.startswith("auto"), use.task.name
     folder = out.with_name("objects")
     kernels = Kernels(extraction, folder, SharedObjects(folder, TARGET) if lean else None)
     error = network_error(build(extraction, defaults(extraction), out, {}, kernels), network)
