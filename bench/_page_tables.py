@@ -73,6 +73,11 @@ _EXPORT = {
 }
 
 
+#: What is timed of a convolution; the figures of each, and their forms.
+_KINDS = ("with rounding", "products alone")
+_TIMED = (("microseconds", ".0f"), ("share", ".2f"))
+
+
 class Digits(str):
     """A number as it stands in a file, such as ``94.40`` or ``4.3e-06``."""
 
@@ -216,6 +221,34 @@ def _precision(figures: JsonObject) -> str:
     return markdown(["network", "runtime", "precision", "median ms", "ratio", "error"], rows)
 
 
+def _embeddings(figures: JsonObject) -> str:
+    rows, found = [], figures["rows"]
+    assert isinstance(found, list)
+    for row in map(_object, found):
+        lowest, median, reached = (_number(row[key]) for key in ("lowest", "median", "reached"))
+        ms = f"{_number(row['median_ms']):.2f}" if "median_ms" in row else "-"
+        how, runtime = f"`{row['way']}`", _RUNTIMES[str(row["runtime"])]
+        rows.append([how, runtime, f"{lowest:.5f}", f"{median:.5f}", f"{100 * reached:.0f} % >= {row['goal']}", ms])
+    return markdown(["how", "runtime", "lowest cosine", "median cosine", "sentences that reach the goal", "ms"], rows)
+
+
+def _convolutions(figures: JsonObject) -> str:
+    found: dict[str, dict[str, JsonObject]] = {}
+    kernels, whole = figures["kernels"], _object(figures["whole"])
+    assert isinstance(kernels, list)
+    for row in map(_object, kernels):
+        found.setdefault(str(row["key"]), {})[str(row["kind"])] = row
+    rows = []
+    for kinds in found.values():
+        cells = [f"{_number(kinds[kind][key]):{form}}" for kind in _KINDS for key, form in _TIMED]
+        first = kinds[_KINDS[0]]
+        rows.append([str(first["name"]), f"{_number(first['weight']):.0f}", *cells])
+    totals = [cell for kind in _KINDS for cell in ("", f"**{_number(whole[kind]):.2f}**")]
+    rows.append(["all, each as often as it is called", "", *totals])
+    head = ["convolution", "calls", "with rounding, µs", "of the peak", "products alone, µs", "of the peak"]
+    return markdown(head, rows)
+
+
 def _int4(figures: JsonObject) -> str:
     rows, found = figures["rows"], {}
     assert isinstance(rows, list)
@@ -279,7 +312,9 @@ MAKERS: dict[str, Callable[[JsonObject], str]] = {
     "fleet-builder": _builder,
     "fleet-kills": _kills,
     "networks-today": _today,
+    "precision-convolutions": _convolutions,
     "precision-dynamic": _precision,
+    "precision-embeddings": _embeddings,
     "precision-int4": _int4,
     "precision-static": _precision,
 }

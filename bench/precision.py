@@ -37,7 +37,7 @@ from tilewright.processor import model_name
 from tilewright.target import Target
 from tilewright.tvm_compat import wanted_threads
 
-__all__ = ["make_rows"]
+__all__ = ["build_default", "make_rows"]
 
 #: The other runtimes, and the length of their turns in seconds.
 _OTHERS: dict[str, Callable[[str, str], Runnable]] = {"onnxruntime": peers.onnxruntime, "openvino": peers.openvino}
@@ -148,16 +148,26 @@ def _relative(outputs: NDArray[np.float64], wanted: NDArray[np.float64]) -> floa
     return float(np.linalg.norm(outputs - wanted) / np.linalg.norm(wanted))
 
 
+def build_default(path: Path, out: Path, target: str) -> None:
+    """Write the executable of a model with default schedules.
+
+    Args:
+        path: the ONNX file.
+        out: the executable's directory.
+        target: what it is compiled for, as text.
+    """
+    from tilewright.compiling.build import build
+    from tilewright.graph.tasks import extract
+    from tilewright.ops.registry import make_space
+
+    extraction = extract(load(path), Target.parse(target))
+    spaces = {use.task.key: make_space(use.task, extraction.target) for use in extraction.uses}
+    build(extraction, {key: s.schedule(s.default()).mod["main"] for key, s in spaces.items()}, out, {})
+
+
 def _tune(path: Path, out: Path, tuning: _Tuning, folder: Path) -> None:
     if tuning.budget == "0":
-        from tilewright.compiling.build import build
-        from tilewright.graph.tasks import extract
-        from tilewright.ops.registry import make_space
-        from tilewright.target import Target
-
-        extraction = extract(load(path), Target.parse(tuning.target))
-        spaces = {use.task.key: make_space(use.task, extraction.target) for use in extraction.uses}
-        build(extraction, {key: s.schedule(s.default()).mod["main"] for key, s in spaces.items()}, out, {})
+        build_default(path, out, tuning.target)
         return
     command = ["tune", path, "--out", out, "--budget", tuning.budget, "--target", tuning.target]
     command += ["--records", folder / "records.db"]

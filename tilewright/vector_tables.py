@@ -36,7 +36,7 @@ def look_up_by_permutations(table: Var, index: Expr, lanes: int) -> Expr:
 
 
 def look_up_by_shuffles(table: Var, index: Expr, lanes: int) -> Expr:
-    """The bytes at a vector of places, by eight shuffles of 32 bytes for each 16 of them (``vpshufb``, AVX2).
+    """The bytes at a vector of places, by eight shuffles of 32 bytes for each 16, or 16 for 32 (``vpshufb``, AVX2).
 
     ``vpshufb`` looks up places in 16 bytes, and gives 0 for negative places. So each shuffle serves 16 bytes of the
     table. One half of a register looks up x in the lower half of the table, the other x - 128 in the upper half:
@@ -54,8 +54,10 @@ def look_up_by_shuffles(table: Var, index: Expr, lanes: int) -> Expr:
     """
     from tvm import tirx
 
-    differences = _differences(table)
     own = _bytes_of(index, lanes)
+    if lanes == 2 * _SHUFFLED:
+        return _look_up_register(table, own)
+    differences = _differences(table)
     found = []
     for begin in range(0, lanes, _SHUFFLED):
         places = [min(begin + i % _SHUFFLED, lanes - 1) for i in range(2 * _SHUFFLED)]
@@ -66,12 +68,26 @@ def look_up_by_shuffles(table: Var, index: Expr, lanes: int) -> Expr:
     return tirx.Shuffle(found, [tirx.const(i, "int32") for i in range(lanes)])
 
 
-def _differences(table: Var) -> list[Expr]:
-    """The 16 bytes of each step, of both halves of the table."""
+def _look_up_register(table: Var, places: Expr) -> Expr:
+    """The bytes at a vector of 32 places, by 16 shuffles: all lanes look up in both halves of the table."""
     from tvm import tirx
 
+    upper = tirx.Broadcast(tirx.const(128, "uint8"), 2 * _SHUFFLED)
+    halves = [
+        _shuffle_all(_differences(table, half), own)
+        for half, own in (((0, 0), places), ((128, 128), tirx.bitwise_xor(places, upper)))
+    ]
+    return tirx.bitwise_xor(*halves)
+
+
+def _differences(table: Var, begins: tuple[int, int] = (0, 128)) -> list[Expr]:
+    """The 16 bytes of each step, of the halves of the table that begin at ``begins``."""
+    from tvm import tirx
+
+    first, second = begins
+
     def part(begin: int) -> Expr:
-        halves = [tirx.BufferLoad(table, [tirx.Ramp(place, 1, _SHUFFLED)]) for place in (begin, 128 + begin)]
+        halves = [tirx.BufferLoad(table, [tirx.Ramp(place, 1, _SHUFFLED)]) for place in (first + begin, second + begin)]
         return tirx.Shuffle(halves, [tirx.const(i, "int32") for i in range(2 * _SHUFFLED)])
 
     parts = [part(begin) for begin in range(0, 128, _SHUFFLED)]
@@ -82,13 +98,21 @@ def _shuffle(differences: list[Expr], twice: Expr) -> Expr:
     """The 16 bytes at the places in ``twice``, a vector that holds each place twice."""
     from tvm import tirx
 
-    kind = f"uint8x{2 * _SHUFFLED}"
     upper = tirx.Shuffle(
         [tirx.Broadcast(tirx.const(number, "uint8"), _SHUFFLED) for number in (0, 128)],
         [tirx.const(i, "int32") for i in range(2 * _SHUFFLED)],
     )
-    places = tirx.bitwise_xor(twice, upper)
-    total = None
+    total = _shuffle_all(differences, tirx.bitwise_xor(twice, upper))
+    lower, higher = (_take(total, [begin + i for i in range(_SHUFFLED)]) for begin in (0, _SHUFFLED))
+    return tirx.bitwise_xor(lower, higher)
+
+
+def _shuffle_all(differences: list[Expr], places: Expr) -> Expr:
+    """What the shuffles of all steps find at 32 places; nothing at those that are negative as signed bytes."""
+    from tvm import tirx
+
+    kind = f"uint8x{2 * _SHUFFLED}"
+    total: Expr | None = None
     for step, bytes_of_step in enumerate(differences):
         moved = places
         if step:
@@ -96,8 +120,8 @@ def _shuffle(differences: list[Expr], twice: Expr) -> Expr:
             moved = tirx.call_llvm_pure_intrin(kind, "llvm.ssub.sat", places, by)
         bytes_there = tirx.call_llvm_pure_intrin(kind, "llvm.x86.avx2.pshuf.b", bytes_of_step, moved)
         total = bytes_there if total is None else tirx.bitwise_xor(total, bytes_there)
-    lower, higher = (_take(total, [begin + i for i in range(_SHUFFLED)]) for begin in (0, _SHUFFLED))
-    return tirx.bitwise_xor(lower, higher)
+    assert total is not None
+    return total
 
 
 def _bytes_of(index: Expr, lanes: int) -> Expr:

@@ -108,6 +108,7 @@ def test_random_samples_are_for_speed(model: Path) -> None:
     [
         ([], "numpy.savez('samples.npz', x=array)"),
         (["--exclude", "first_", "--random"], "did you mean 'first'?"),
+        (["--only", "Cov", "--random"], "did you mean 'Conv'?"),
         (["--exclude", "first", "--random"], "no operator of this one can"),
         (["--exclude", "Conv", "--dynamic"], "no operator of this one can"),
         (["--method", "best"], "minmax, entropy or percentile"),
@@ -160,3 +161,45 @@ def test_a_model_is_quantised_once(model: Path) -> None:
     assert "quantised once" in said
     code, said, _ = quantize(model, "--random", "--out", str(model))
     assert code == 2
+
+
+def masked_attention(path: Path) -> Path:
+    """Scores of an attention, to which the least float32 is added where the mask is 0."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["k"], name="keys"),
+        helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["x", "kt"], ["scores"]),
+        helper.make_node("Sub", ["one", "mask"], ["hidden"]),
+        helper.make_node("Mul", ["hidden", "least"], ["bias"], name="bias"),
+        helper.make_node("Add", ["scores", "bias"], ["masked"], name="masking"),
+        helper.make_node("Softmax", ["masked"], ["shares"], axis=-1),
+        helper.make_node("MatMul", ["shares", "x"], ["y"]),
+    ]
+    constants = {"one": np.ones((), np.float32), "least": np.asarray(np.finfo(np.float32).min)}
+    return save(path, nodes, {"x": [1, 6, 8], "mask": [1, 1, 6]}, [1, 6, 8], w=normal(8, 8), **constants)
+
+
+def test_masks_stay_in_floating_point(tmp_path: Path) -> None:
+    """With a mask among the scores, all scores of unmasked tokens would be one byte."""
+    model, samples = masked_attention(tmp_path / "m.onnx"), tmp_path / "samples.npz"
+    mask = np.ones((10, 1, 1, 6), np.float32)
+    mask[..., 4:] = 0.0
+    np.savez(samples, x=normal(10, 1, 6, 8), mask=mask)
+    for method in ("minmax", "percentile"):
+        code, said, report = quantize(model, "--calibrate", str(samples), "--method", method)
+        assert code == 0, said
+        assert report["wide"] == {"Add": 1, "Mul": 1, "Softmax": 1}
+        assert "too large for bytes, as masks are: 1 Add, 1 Mul, 1 Softmax" in said
+        assert report["operators"]["MatMul"] == 3
+        assert report["outputs"][0]["cosine"] > 0.995
+
+
+def test_only_some_operators(tmp_path: Path) -> None:
+    model, samples = masked_attention(tmp_path / "m.onnx"), tmp_path / "samples.npz"
+    np.savez(samples, x=normal(5, 1, 6, 8), mask=np.ones((5, 1, 1, 6), np.float32))
+    report = quantize(model, "--calibrate", str(samples), "--only", "MatMul")[2]
+    assert (report["operators"]["MatMul"], report["wide"]) == (3, {})
+    assert "Softmax" not in report["operators"]
+    assert quantize(model, "--calibrate", str(samples), "--exclude", "ke*")[2]["operators"]["MatMul"] == 2
+    code, said, _ = quantize(model, "--calibrate", str(samples), "--exclude", "kex*")
+    assert (code, "'kex*' is none" in said) == (2, True)

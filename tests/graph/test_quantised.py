@@ -21,6 +21,7 @@ from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 from tilewright.space.module import task_module
+from tilewright.space.space import name_instruction
 from tilewright.target import Target
 
 Arrays = dict[str, NDArray[Any]]
@@ -363,6 +364,7 @@ def test_weights_have_the_format_of_their_instruction(
     code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
     assert instruction in code
     assert ("vpmaddubsw" in code) == (instruction == "vpmaddubsw")
+    assert name_instruction(space) == instruction
 
 
 def test_no_image_becomes_float32(tmp_path: Path) -> None:

@@ -243,3 +243,12 @@ def test_an_executable_with_several_buckets_shows_each(tmp_path: Path) -> None:
     assert shapes.tables[1].rows[1] == ("x=8,3", "2.00", "2.00\u00d7")
     assert render(page)
     assert "shapes" not in [each.name for each in run_page(make_run()).sections]
+
+
+def test_tasks_of_a_quantised_network_have_their_instructions() -> None:
+    run = make_run(3)
+    names = ("vpdpbusd", "plain code", "")
+    tasks = tuple(replace(task, instruction=name) for task, name in zip(run.report.tasks, names, strict=True))
+    page = render(run_page(replace(run, report=replace(run.report, tasks=tasks))))
+    assert all(text in page for text in ('<th scope="col">instruction</th>', "vpdpbusd", "plain code"))
+    assert '<th scope="col">instruction</th>' not in render(run_page(run))

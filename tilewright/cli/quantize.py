@@ -78,7 +78,17 @@ def quantize(
         typer.Option(
             "--exclude",
             metavar="NAME",
-            help="A node, or an operator such as Softmax, that stays in floating point. May be given several times.",
+            help="A node, a pattern such as '*/output/*', or an operator such as Softmax, that stays in float32. "
+            "May be given several times.",
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            metavar="NAME",
+            help="An operator, such as MatMul, that is quantised; all others stay in floating point. May be "
+            "given several times.",
         ),
     ] = None,
     shape: ShapeOption = None,
@@ -108,6 +118,7 @@ def quantize(
             symmetric=symmetric,
             reduce_range=reduce_range,
             exclude=tuple(exclude or ()),
+            only=tuple(only or ()),
             shapes=make_shape_request(shape),
             seed=seed,
         )
@@ -143,6 +154,9 @@ def _check_out(out: Path, model: Path) -> None:
 def _tell(found: Quantised, random: bool) -> None:
     """Print what was quantised, and what it costs."""
     print("on integers: " + ", ".join(f"{count} {kind}" for kind, count in found.operators.items()))
+    if found.wide:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in found.wide.items())
+        print(f"in floating point, since their numbers are too large for bytes, as masks are: {kinds}")
     print(f"weights: {found.bytes_before / 1e6:.3g} MB before, {found.bytes_after / 1e6:.3g} MB after")
     if random:
         remark(

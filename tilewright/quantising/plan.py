@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.errors import TilewrightError
@@ -33,7 +33,8 @@ class QuantisingPlan:
         symmetric: whether activations are int8 around 0 instead of uint8 with a zero point.
         reduce_range: whether weights have 7 bits. No two products exceed int16 then, so that processors without VNNI
             have a faster instruction for them.
-        exclude: the names of nodes, or of operators such as ``Softmax``, that stay in floating point.
+        exclude: the names of nodes, patterns of names, or operators such as ``Softmax``, that stay in floating point.
+        only: operators such as ``MatMul``; all others stay in floating point. Empty: all that the quantiser takes.
         shapes: the shapes of random samples, if the model leaves dimensions open; None: it leaves none open.
         seed: of random samples.
 
@@ -50,7 +51,8 @@ class QuantisingPlan:
     per_channel: bool = True
     symmetric: bool = False
     reduce_range: bool = False
-    exclude: tuple[str, ...] = field(default=())
+    exclude: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     shapes: ShapeRequest | None = None
     seed: int = 0
 

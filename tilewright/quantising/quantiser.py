@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from tilewright.errors import ModelError, OutputError, ProcessError, TilewrightError
 from tilewright.measure.isolated_call import IsolatedCall
 from tilewright.quantising.accuracy import OutputAccuracy, compare_outputs, run_model
+from tilewright.quantising.calibration import CALIBRATORS, calibrate, make_reader
 from tilewright.quantising.plan import QuantisingPlan
 from tilewright.quantising.samples import (
     ModelInput,
@@ -42,9 +43,6 @@ _QUANTISED = (
 )
 #: Weights of more bytes are written to a file beside the model's, since protobuf's messages end at 2 GiB.
 _MOST_INSIDE = 1 << 30
-#: The bins of entropy's histograms, as many as ONNX Runtime gives percentiles; and the samples that fill them at once,
-#: since all of their tensors are held.
-_BINS, _AT_ONCE = 2048, 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,7 @@ class Quantised:
 
     Attributes:
         operators: how many operators of each kind compute on integers in the quantised model, by name.
+        wide: those that stay in floating point because an operand or a result is too wide for bytes, by name.
         calibrated: the number of samples that ranges were taken from.
         judged: the number of samples that outputs were compared on.
         held_out: whether no sample was used for both.
@@ -61,6 +60,7 @@ class Quantised:
     """
 
     operators: dict[str, int]
+    wide: dict[str, int]
     calibrated: int
     judged: int
     held_out: bool
@@ -110,12 +110,13 @@ def quantise_here(plan: QuantisingPlan) -> Quantised:
         node.name = node.name or f"{node.op_type}_{number}"
     with _make_folder(plan.out) as text:
         made = Path(text) / plan.out.name
-        quantised = _call_quantiser(plan, model, calibrating, made)
+        quantised, wide = _call_quantiser(plan, model, calibrating, made)
         found = _run(made, judging)
         after = _count_bytes(onnx.load(str(made), load_external_data=False))
         _publish(Path(text), plan.out)
     return Quantised(
         dict(sorted(quantised.items())),
+        dict(sorted(wide.items())),
         len(calibrating),
         len(judging),
         plan.dynamic or len(samples) > 1,
@@ -174,34 +175,41 @@ def _run(path: Path, samples: Sequence[Sample]) -> list[list[Array]]:
         ) from error
 
 
-def _call_quantiser(plan: QuantisingPlan, model: onnx.ModelProto, samples: Sequence[Sample], out: Path) -> Counter[str]:
-    """Fold the model, and quantise it. Returns how many operators of each kind compute on integers."""
+def _call_quantiser(
+    plan: QuantisingPlan, model: onnx.ModelProto, samples: Sequence[Sample], out: Path
+) -> tuple[Counter[str], Counter[str]]:
+    """Fold the model, and quantise it.
+
+    Returns how many operators of each kind compute on integers, and how many cannot, because they are too wide.
+    """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    large = _count_bytes(model) > _MOST_INSIDE
+    large, wide = _count_bytes(model) > _MOST_INSIDE, Counter[str]()
     raw, folded = (str(out.parent / name) for name in ("raw.onnx", "folded.onnx"))
     try:
         onnx.save(model, raw, save_as_external_data=large, location="raw.bin")
         quant_pre_process(raw, folded, skip_symbolic_shape=True, save_as_external_data=large)
         nodes = list(onnx.load(folded, load_external_data=False).graph.node)
+        excluded = _find_excluded(plan.exclude, [*model.graph.node, *nodes])
         common = {
             "per_channel": plan.per_channel,
             "weight_type": QuantType.QInt8,
             "reduce_range": plan.reduce_range,
-            "nodes_to_exclude": _find_excluded(plan.exclude, [*model.graph.node, *nodes]),
+            "nodes_to_exclude": excluded,
+            "op_types_to_quantize": _find_only(plan.only, nodes),
             "use_external_data_format": large,
         }
         if plan.dynamic:
             quantize_dynamic(folded, str(out), extra_options={"MatMulConstBOnly": True}, **common)
         else:
-            options = _static_options(plan)
-            if plan.calibration != "minmax":
-                ranges = out.parent / "ranges.json"
-                _calibrate(options["calibrate_method"], folded, samples, ranges, large)
-                options["calibration_cache_path"] = ranges
-            quantize_static(folded, str(out), _reader(samples), **options, **common)
+            ranges = out.parent / "ranges.json"
+            kept = _find_wide(calibrate(plan.calibration, folded, samples, ranges, large), nodes, plan.only)
+            excluded += [node.name for node in kept]
+            wide.update(node.op_type for node in kept)
+            options = _static_options(plan) | {"calibration_cache_path": ranges}
+            quantize_static(folded, str(out), make_reader(samples), **options, **common)
     except TilewrightError:
         raise
     except Exception as error:  # the quantiser raises many kinds
@@ -213,74 +221,61 @@ def _call_quantiser(plan: QuantisingPlan, model: onnx.ModelProto, samples: Seque
     if not found:
         raise ModelError(
             "a quantised model computes on integers somewhere, but no operator of this one can; leave fewer out with "
-            "--exclude, or use the model as it is"
+            "--exclude or --only, or use the model as it is"
         )
-    return found
+    return found, wide
 
 
 def _static_options(plan: QuantisingPlan) -> dict[str, object]:
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
 
-    methods = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
     return {
         "quant_format": QuantFormat.QDQ,
         "activation_type": QuantType.QInt8 if plan.symmetric else QuantType.QUInt8,
-        "calibrate_method": methods[plan.calibration],
+        "calibrate_method": CalibrationMethod[CALIBRATORS[plan.calibration]],
         "extra_options": {"ActivationSymmetric": plan.symmetric},
     }
 
 
-def _calibrate(method: object, folded: str, samples: Sequence[Sample], out: Path, large: bool) -> None:
-    """Find ranges from histograms of all tensors, and write them for ``quantize_static``.
-
-    ``quantize_static`` (ONNX Runtime 1.32) would hold all tensors of all samples at once. And it would give entropy as
-    many bins as there are levels, which leaves it nothing to choose.
-    """
-    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator, save_tensors_data
-
-    calibrator = create_calibrator(
-        Path(folded),
-        None,
-        augmented_model_path=str(out.with_name("augmented.onnx")),
-        calibrate_method=method,
-        use_external_data_format=large,
-        extra_options={"num_bins": _BINS} if method is CalibrationMethod.Entropy else {},
-    )
-    for first in range(0, len(samples), _AT_ONCE):
-        calibrator.collect_data(_reader(samples[first : first + _AT_ONCE]))
-    save_tensors_data(calibrator.compute_data(), out)
-
-
-def _reader(samples: Sequence[Sample]) -> object:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """The samples, one after the other."""
-
-        def __init__(self) -> None:
-            self._samples: Iterator[Sample] = iter(samples)
-
-        def get_next(self) -> Sample | None:
-            return next(self._samples, None)
-
-    return Reader()
-
-
 def _find_excluded(names: Sequence[str], nodes: Sequence[onnx.NodeProto]) -> list[str]:
-    """The names of the nodes that are excluded, by their own names or by those of their operators."""
+    """The names of the nodes that are excluded, by their own names, by patterns of these, or by their operators."""
+    from fnmatch import fnmatchcase
+
     kinds = {node.op_type for node in nodes}
     known = {node.name for node in nodes if node.name}
     for name in names:
-        if name not in kinds and name not in known:
+        if name not in kinds and not any(own == name or fnmatchcase(own, name) for own in known):
             raise TilewrightError(
-                f"--exclude names a node or an operator of the model, but {name!r} is neither"
+                f"--exclude names a node, a pattern of nodes or an operator of the model, but {name!r} is none"
                 + (did_you_mean(name, [*kinds, *known]) or f"; its operators are: {', '.join(sorted(kinds))}")
             )
-    return [node.name for node in nodes if node.name and (node.name in names or node.op_type in names)]
+    return [
+        node.name
+        for node in nodes
+        if node.name
+        and (node.op_type in names or node.name in names or any(fnmatchcase(node.name, name) for name in names))
+    ]
+
+
+def _find_wide(wide: frozenset[str], nodes: Sequence[onnx.NodeProto], only: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that the quantiser would take, and that read or write one of the tensors ``wide``."""
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    known = set(only) or {*QDQRegistry, *QLinearOpsRegistry}
+    touching = (node for node in nodes if wide.intersection((*node.input, *node.output)))
+    return [node for node in touching if node.name and node.op_type in known]
+
+
+def _find_only(kinds: Sequence[str], nodes: Sequence[onnx.NodeProto]) -> list[str] | None:
+    """The operators that are quantised; None: all that the quantiser takes."""
+    known = {node.op_type for node in nodes}
+    for kind in kinds:
+        if kind not in known:
+            raise TilewrightError(
+                f"--only names an operator of the model, but {kind!r} is none"
+                + (did_you_mean(kind, [*known]) or f"; its operators are: {', '.join(sorted(known))}")
+            )
+    return list(kinds) or None
 
 
 def _count_quantised(model: onnx.ModelProto) -> Counter[str]:

@@ -22,12 +22,15 @@ _ROOFLINE, _CAPTION = 340, 17
 
 
 def tasks_table(facts: Sequence[TaskFacts]) -> Table:
-    """Every task with its numbers."""
+    """Every task with its numbers. Those of networks with bytes or bfloat16 numbers have their instruction, too."""
+    multiply = any(each.report.instruction for each in facts)
+    head = ("calls", "ms per run", "share", "roofline ms", "times the roofline", "GFLOP/s", "trials")
     return Table(
-        ("task", "calls", "ms per run", "share", "roofline ms", "times the roofline", "GFLOP/s", "trials"),
+        ("task", *(("instruction",) if multiply else ()), *head),
         tuple(
             (
                 each.report.name,
+                *((each.report.instruction or "\u2013",) if multiply else ()),
                 f"{each.report.weight:g}",
                 fmt.milliseconds(each.seconds),
                 fmt.percent(each.share),
@@ -38,7 +41,7 @@ def tasks_table(facts: Sequence[TaskFacts]) -> Table:
             )
             for each in facts
         ),
-        1,
+        2 if multiply else 1,
         "Tasks, those that take the most time first",
     )
 

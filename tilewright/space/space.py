@@ -14,10 +14,12 @@ from tilewright.task import Task
 if TYPE_CHECKING:
     from tvm.s_tir import Schedule
 
-__all__ = ["Canonical", "Configs", "DesignSpace", "Instructed", "name_instruction"]
+__all__ = ["PLAIN_CODE", "Canonical", "Configs", "DesignSpace", "Instructed", "name_instruction"]
 
 #: An ``(n, knobs)`` array of knob indices, one config per row.
 Configs: TypeAlias = NDArray[np.int32]
+#: What stands in place of an instruction for dot products if the target has none, so that programs are plain code.
+PLAIN_CODE = "plain code"
 
 
 class DesignSpace(Protocol):
@@ -78,7 +80,8 @@ class Instructed(Protocol):
     """What a design space whose programs use an instruction for dot products offers besides.
 
     Attributes:
-        instruction: its name, such as ``vpdpbusd``; empty if the target has none, so that programs are plain code.
+        instruction: its name, such as ``vpdpbusd``; :data:`PLAIN_CODE`: the target has none; empty: there are no
+            products of bytes or bfloat16 numbers.
     """
 
     @property
@@ -86,5 +89,5 @@ class Instructed(Protocol):
 
 
 def name_instruction(space: DesignSpace) -> str:
-    """The instruction for dot products that the programs of a space use; empty: none."""
+    """The instruction for dot products that the programs of a space use, as :class:`Instructed` has it; empty: none."""
     return space.instruction if isinstance(space, Instructed) else ""

@@ -47,7 +47,7 @@ class TaskReport:
         exhausted: whether every config was measured.
         done: whether more rounds were not worth their time.
         problem: why it was not tuned; empty: it was.
-        instruction: for dot products, which its programs use; empty: none.
+        instruction: for dot products, which its programs use, or ``plain code``; empty: it has no such products.
     """
 
     name: str

@@ -120,7 +120,7 @@ class TaskState:
         problem: why it has no usable design space; empty: it has one.
         possible: the latency in seconds that the machine's roofline allows; 0: not known.
         touched: bytes that a call reads or writes, each once; 0: not known.
-        instruction: for dot products, which its programs use; empty: none.
+        instruction: for dot products, which its programs use, or ``plain code``; empty: it has no such products.
         rounds: their results, the earliest first.
         rounds_without_gain: since it last improved.
         failing: rounds since a candidate worked.

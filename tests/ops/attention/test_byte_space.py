@@ -19,6 +19,7 @@ from tilewright.ops.attention import ByteAttention, ByteAttentionSpace, ByteAtte
 from tilewright.space.configs import sample
 from tilewright.space.module import task_module
 from tilewright.space.recorded import check_recorded
+from tilewright.space.space import PLAIN_CODE, name_instruction
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -157,6 +158,7 @@ def test_a_target_without_an_instruction_runs_plain_code() -> None:
     space = space_of(form, target)
     program = space.schedule(space.default()).mod
     assert "call_llvm_pure_intrin" not in str(program)
+    assert name_instruction(space) == PLAIN_CODE
     agree(program, target, form, draw(form), "plain")
 
 

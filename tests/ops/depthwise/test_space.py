@@ -18,6 +18,8 @@ from tilewright.ops.depthwise import DepthwiseSpace, DepthwiseTemplate
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
 from tilewright.space.recorded import check_recorded
+from tilewright.space.space import PLAIN_CODE, name_instruction
+from tilewright.target import Target
 
 Array = np.ndarray[Any, Any]
 _DRAWN = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -140,3 +142,12 @@ def test_one_chunk_has_one_program(rows: int) -> None:
 
 def test_a_recorded_function_is_accepted() -> None:
     check_recorded(task_of("d", depthwise_conv2d((1, 2, 6, 6, 16), (2, 3, 3, 16), (1, 1), (1, 1, 1, 1), (1, 1))))
+
+
+def test_kernels_of_bytes_name_their_instruction() -> None:
+    function = byte_depthwise_conv2d((1, 1, 6, 6, 8), (1, 2, 3, 8, 2), 3, (1, 1), (1, 1, 1, 1), (1, 1), 0)
+    task = task_of("depthwise_conv2d", function)
+    assert name_instruction(make_space(task, lane_target(8))) == "vpmaddwd"
+    assert name_instruction(make_space(task, Target.parse("llvm:cortex-a53:aarch64-linux-gnu"))) == PLAIN_CODE
+    plain = depthwise_conv2d((1, 1, 6, 6, 8), (1, 3, 3, 8), (1, 1), (1, 1, 1, 1), (1, 1))
+    assert name_instruction(make_space(task_of("depthwise_conv2d", plain), lane_target(8))) == ""

@@ -23,7 +23,7 @@ from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
 from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors
-from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.space import PLAIN_CODE, Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
@@ -116,9 +116,9 @@ class ByteAttentionSpace(KnobsAlone):
 
     @property
     def instruction(self) -> str:
-        """The instruction that multiplies queries by keys; empty: plain code does."""
+        """The instruction that multiplies queries by keys, or ``PLAIN_CODE``."""
         dot = find_dot_product(self.target, self._lanes, self._together)
-        return "" if dot is None else dot.name
+        return PLAIN_CODE if dot is None else dot.name
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs fit the registers, and are the one config of their program. ``(n,)``."""

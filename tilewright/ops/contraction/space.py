@@ -26,7 +26,7 @@ from tilewright.space.configs import choices_of
 from tilewright.space.knob import Knob
 from tilewright.space.loop_nest import LoopNest
 from tilewright.space.module import form_errors, space_errors, task_module
-from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.space import PLAIN_CODE, Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
@@ -100,8 +100,9 @@ class ContractionSpace:
 
     @property
     def instruction(self) -> str:
-        """The instruction that multiplies quads or pairs; empty: there are none of either, or it is plain code."""
-        return "" if self._dot is None else self._dot.name
+        """The instruction that multiplies quads or pairs, or ``PLAIN_CODE``; empty: there are none of either."""
+        none = "" if self._form.together == 1 else PLAIN_CODE
+        return none if self._dot is None else self._dot.name
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs fit the registers, keep the code short, and are the one config of their program. ``(n,)``."""

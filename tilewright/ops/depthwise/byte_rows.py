@@ -1,9 +1,10 @@
 """Writes rows of a depthwise convolution of bytes: an instruction multiplies some rows of the kernel at once.
 
-    N[lanes] = X[row, lanes] + X[row + 1, lanes] << 8 + X[row + 2, lanes] << 16 + ...     a quad of rows of the image
-    S[column, lanes] = vpdpbusd(S[column, lanes], N[lanes], W[lanes, 0:4])                for each sum with that column
+    N[lanes, 0:4] = X[row, lanes], X[row + 1, lanes], X[row + 2, lanes], X[row + 3, lanes]   a quad of rows of an image
+    S[column, lanes] = vpdpbusd(S[column, lanes], N[lanes, 0:4], W[lanes, 0:4])           for each sum with that column
 
-Pairs of rows have 16 bits for each byte, and ``vpmaddwd``. Outside of the image all pixels are the number around it.
+Pairs of rows have 16 bits for each byte, and ``vpmaddwd``. Rows are interleaved by a permutation of bytes; where that
+takes too many instructions, they are shifted and added. Outside of the image all pixels are the number around it.
 Where a window leaves the image above or below, another row is read in its place, and a mask removes what was read.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tilewright.ops.contraction.dot_products import DotProduct, add_quads
+from tilewright.ops.contraction.dot_products import PAIR, DotProduct, add_quads
 from tilewright.ops.depthwise.form import Depthwise
 from tilewright.ops.depthwise.row_writer import RowWriter, Tile
 from tilewright.ops.statements import load, make_index, store
@@ -34,13 +35,16 @@ class ByteRowWriter(RowWriter):
         columns: of a tile.
         whole: whether rows whose whole window is in the image have code of their own, without masks.
         dot: the instruction that multiplies quads or pairs; None: plain code does.
+        interleaved: whether bytes are permuted to make quads or pairs.
     """
 
     _dtype = "int32"
 
-    def __init__(self, form: Depthwise, columns: int, whole: bool, dot: DotProduct | None) -> None:
+    def __init__(
+        self, form: Depthwise, columns: int, whole: bool, dot: DotProduct | None, interleaved: bool = False
+    ) -> None:
         super().__init__(form, columns, whole)
-        self._dot, self._bits = dot, 32 // form.together
+        self._dot, self._bits, self._interleaved = dot, 32 // form.together, interleaved
 
     def _products(self, sums: Var, row: Expr, first: Expr, tile: Tile, low: Expr, taps: Expr | int) -> list[Stmt]:
         """The sums of the products of all rows of the kernel.
@@ -83,6 +87,8 @@ class ByteRowWriter(RowWriter):
         """
         from tvm import tirx
 
+        if self._interleaved and at is not None and len(taps) > 1:
+            return self._interleave([self._bytes(row, at, tap, inner) for tap in taps])
         total: Expr | None = None
         for place, tap in enumerate(taps):
             pixel = self._constant(self.form.around) if at is None else self._pixels(row, at, tap, inner)
@@ -92,8 +98,26 @@ class ByteRowWriter(RowWriter):
         assert total is not None
         return total
 
+    def _interleave(self, rows: list[Expr]) -> Expr:
+        """Quads or pairs of the bytes of rows. Weights of rows that are missing are 0, so that any row may be there."""
+        from tvm import tirx
+
+        lanes, together = self.form.lanes, self.form.together
+        rows = [*rows, *rows[:1] * (together - len(rows))]
+        places = [tirx.const(lane + lanes * place, "int32") for lane in range(lanes) for place in range(together)]
+        mixed = tirx.Shuffle(rows, places)
+        if together == PAIR:
+            mixed = tirx.Cast(f"int16x{lanes * together}", mixed)
+        return tirx.reinterpret(f"int32x{lanes}", mixed)
+
     def _pixels(self, row: Expr, at: Expr, tap: int, inner: bool) -> Expr:
         """The bytes of a pixel as int32."""
+        from tvm import tirx
+
+        return tirx.Cast(f"int32x{self.form.lanes}", self._bytes(row, at, tap, inner))
+
+    def _bytes(self, row: Expr, at: Expr, tap: int, inner: bool) -> Expr:
+        """The bytes of a pixel; those around the image above or below it."""
         from tvm import tirx
 
         form, rows = self.form, self.form.rows
@@ -101,14 +125,15 @@ class ByteRowWriter(RowWriter):
         inside = tirx.all(line >= 0, line < rows.size)
         near = line if inner else tirx.max(make_index(0), tirx.min(line, make_index(rows.size - 1)))
         *place, lane = form.place(self.item, self.block, near, at, make_index(0))
-        pixel = tirx.Cast(f"int32x{form.lanes}", self._load(form.data, place, lane, form.lanes))
+        pixel = self._load(form.data, place, lane, form.lanes)
         if inner:
             return pixel
-        mask = tirx.Cast("int32", inside) * -1  # a select by one condition would be a branch
+        mask = tirx.Cast("uint8", inside) * tirx.const(255, "uint8")  # a select by one condition would be a branch
         pixel = tirx.bitwise_and(pixel, tirx.Broadcast(mask, form.lanes))
         if not form.around:
             return pixel
-        return tirx.bitwise_or(pixel, tirx.Broadcast(tirx.bitwise_and(tirx.bitwise_not(mask), form.around), form.lanes))
+        around = tirx.bitwise_and(tirx.bitwise_not(mask), tirx.const(form.around, "uint8"))
+        return tirx.bitwise_or(pixel, tirx.Broadcast(around, form.lanes))
 
     def _add(self, total: Expr, numbers: Expr, group: int, k: int) -> Expr:
         """A vector of sums plus the products of quads or pairs."""

@@ -54,23 +54,26 @@ class Nest:
     down: bool = False
 
 
-def write_depthwise(form: Depthwise, nest: Nest, dot: DotProduct | None = None) -> tuple[Stmt, list[Var]]:
+def write_depthwise(
+    form: Depthwise, nest: Nest, dot: DotProduct | None = None, interleaved: bool = False
+) -> tuple[Stmt, list[Var]]:
     """The statements of a depthwise convolution, and the buffers that they need.
 
     Args:
         form: the convolution.
         nest: how its loops are arranged.
         dot: the instruction that multiplies quads or pairs of bytes; None: there are none of either, or no instruction.
+        interleaved: whether bytes are permuted to make quads or pairs.
     """
-    writer = _Writer(form, nest, dot)
+    writer = _Writer(form, nest, dot, interleaved)
     return writer.write(), writer.buffers
 
 
 class _Writer:
-    def __init__(self, form: Depthwise, nest: Nest, dot: DotProduct | None) -> None:
+    def __init__(self, form: Depthwise, nest: Nest, dot: DotProduct | None, interleaved: bool) -> None:
         self.form, self.nest = form, nest
         if form.together > 1:
-            self._writer: RowWriter = ByteRowWriter(form, nest.columns, nest.whole, dot)
+            self._writer: RowWriter = ByteRowWriter(form, nest.columns, nest.whole, dot, interleaved)
         else:
             self._writer = RowWriter(form, nest.columns, nest.whole)
         self.buffers = self._writer.buffers

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
-from tilewright.ops.contraction.dot_products import find_dot_product
+from tilewright.ops.contraction.dot_products import DotProduct, find_dot_product
 from tilewright.ops.contraction.form import KIND
 from tilewright.ops.depthwise.form import Depthwise, read_depthwise
 from tilewright.ops.depthwise.program import Nest, write_depthwise
@@ -19,7 +19,7 @@ from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
 from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import form_errors, space_errors, task_module
-from tilewright.space.space import Configs, DesignSpace
+from tilewright.space.space import PLAIN_CODE, Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
 from tilewright.task import Task
@@ -57,7 +57,7 @@ class DepthwiseSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine that it is scheduled for.
-        template: ``depthwise/2``.
+        template: ``depthwise/2``; ``depthwise/3`` of bytes (2 shifted and added rows where 3 permutes bytes).
         knobs: ``columns`` of a tile in registers; ``parts`` into which the rows of a block are cut; ``whole``: whether
             rows far from the edges have the whole kernel written out; ``parallel``: whether
             parts run in parallel; ``down``: whether all rows of a tile come one after the other.
@@ -78,6 +78,8 @@ class DepthwiseSpace(KnobsAlone):
         self.task, self.target = task, target
         self._form = form = _read(task)
         self.products = form.together
+        if form.together > 1:
+            self.template = "depthwise/3"
         if not 2 <= form.lanes <= target.lanes:
             raise FormError(
                 f"a register of {target.mcpu} holds {target.lanes} lanes, but {task.name!r} has {form.lanes}"
@@ -92,6 +94,16 @@ class DepthwiseSpace(KnobsAlone):
             ChoiceKnob.of("parallel", [0, 1]),
             ChoiceKnob.of("down", [0, 1] if form.columns.outputs > 1 else [0]),
         )
+
+    @property
+    def instruction(self) -> str:
+        """The instruction that multiplies rows of bytes, or ``PLAIN_CODE``; empty: the numbers are float32."""
+        none = "" if self._form.together == 1 else PLAIN_CODE
+        return none if self._dot is None else self._dot.name
+
+    @cached_property
+    def _dot(self) -> DotProduct | None:
+        return find_dot_product(self.target, self._form.lanes, self._form.together)
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs write out little enough, and are the one config of their program. ``(n,)``."""
@@ -153,8 +165,7 @@ class DepthwiseSpace(KnobsAlone):
         columns, parts, whole, parallel, down = (choice[0] for choice in choices_of(self, config))
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
             nest = Nest(columns, parts, bool(whole), bool(parallel), bool(down))
-            dot = find_dot_product(self.target, self._form.lanes, self._form.together)
-            body, buffers = write_depthwise(self._form, nest, dot)
+            body, buffers = write_depthwise(self._form, nest, self._dot, _interleaves(self._form, self.target))
             return schedule_statements(self._form.module["main"], body, buffers)
 
 
@@ -181,15 +192,21 @@ def row_cycles(form: Depthwise, columns: int, target: Target, whole: bool) -> fl
     return total
 
 
+def _interleaves(form: Depthwise, target: Target) -> bool:
+    """Whether a permutation of bytes makes quads or pairs of a target's vectors: 64 bytes need ``vpermb`` on x86-64."""
+    return form.together * form.lanes <= 32 or "avx512vbmi" in target.extensions
+
+
 def _byte_row_cycles(form: Depthwise, columns: int, target: Target, whole: bool) -> float:
     """Estimated cycles of a row of results of bytes."""
     taps, stride, rows = form.columns.taps, form.columns.stride, form.rows.taps
     groups = -(-rows // form.together)
     dot = find_dot_product(target, form.lanes, form.together)
-    # A core has two vector units of 512 bits, or three of 256. A byte is widened, and all but the first of a quad are
-    # shifted and added. Code for the edges also masks it.
+    # A core has two vector units of 512 bits, or three of 256. Bytes are permuted, at about an instruction for each; or
+    # they are widened, and all but the first of a quad are shifted and added. Code for the edges also masks them.
     units, adds = 2 if form.lanes > 8 else 3, 2 if dot is None or dot.adds else 1
-    build = 3 * rows - 2 * groups + (0 if whole or not form.rows.padded else rows)
+    build = rows if _interleaves(form, target) else 3 * rows - 2 * groups
+    build += 0 if whole or not form.rows.padded else rows
     total = 0.0
     for tile in tiles_of(form, columns):
         size = tile.columns
