@@ -333,3 +333,16 @@ def test_weights_that_vary_are_transformed_for_winograd(algorithm: Algorithm) ->
     extraction = all_agree(backward((1, 1), (1, 1), (1, 1), 1), inputs, algorithm=algorithm)
     assert len(extraction.convolutions) == 1
     assert any(use.task.kind == "winograd" for use in extraction.uses)
+
+
+def test_a_bias_is_summed_by_the_product_of_its_weights() -> None:
+    def gradients(dy: Any, x: Any) -> Any:
+        dy = torch.relu(dy)
+        rows = dy.reshape(76, 32)
+        return rows.t() @ x, dy.sum((0, 1))
+
+    torch.manual_seed(0)
+    extraction = all_agree(gradients, [torch.randn(4, 19, 32), torch.randn(76, 48)])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert "token_product" in names, names
+    assert "token_sum" not in names, names

@@ -18,6 +18,7 @@ from tilewright.ops.quads import QuadsTemplate
 from tilewright.ops.recurrent import RecurrentTemplate
 from tilewright.ops.rows import RowsTemplate
 from tilewright.ops.summed import SummedTemplate
+from tilewright.ops.token_product import TokenProductTemplate
 from tilewright.ops.window import WindowTemplate
 from tilewright.ops.winograd import FusedWinogradTemplate, WinogradTransformTemplate
 from tilewright.space.guard import guard_space
@@ -41,6 +42,7 @@ TEMPLATES: tuple[Template, ...] = (
     AttentionTemplate(),
     ByteAttentionTemplate(),
     AttentionGradientTemplate(),
+    TokenProductTemplate(),
     ExcitationTemplate(),
     ExpansionTemplate(),
     FusedWinogradTemplate(),
