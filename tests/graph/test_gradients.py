@@ -346,3 +346,20 @@ def test_a_bias_is_summed_by_the_product_of_its_weights() -> None:
     names = [use.task.name.split()[0] for use in extraction.uses]
     assert "token_product" in names, names
     assert "token_sum" not in names, names
+
+
+@pytest.mark.parametrize("rows", [64, 38])  # vectors do not divide 38 rows
+def test_a_layer_norm_in_training_reads_its_rows_once(rows: int) -> None:
+    def norm(x: Any, weight: Any, bias: Any, dy: Any) -> Any:
+        columns, aten = [64], torch.ops.aten
+        y, mean, inverse = aten.native_layer_norm(x, columns, weight, bias, 1e-5)
+        both = aten.native_layer_norm_backward(dy, x, columns, mean, inverse, weight, bias, [True, True, True])
+        return y, mean, inverse, both[0] + dy, *both[1:]
+
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, rows // 2, 64) + 5, torch.rand(64), torch.rand(64), torch.randn(2, rows // 2, 64)]
+    extraction = all_agree(norm, tensors)
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    joined = rows % TARGET.lanes == 0
+    assert (names.count("training_norm"), names.count("norm_gradient")) == (joined, joined), names
+    assert any("add" in name for name in names) != joined, names

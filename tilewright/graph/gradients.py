@@ -280,9 +280,11 @@ def _serve_log_sum_exp(walk: Rewriter, detail: str, operands: list[Value]) -> Va
 
 
 def _serve_moments(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
-    return _emit_row_numbers(
-        walk, operands[0], lambda shape: row_moments(shape, walk.lanes, float(detail)), 2, ROW_MOMENTS
-    )
+    epsilon = float(detail)
+    result = _emit_row_numbers(walk, operands[0], lambda shape: row_moments(shape, walk.lanes, epsilon), 2, ROW_MOMENTS)
+    if result is not None:
+        walk.moments[walk.function_of(result.base)] = epsilon
+    return result
 
 
 def _emit_row_numbers(

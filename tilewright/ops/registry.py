@@ -13,6 +13,7 @@ from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.expansion import ExpansionTemplate
 from tilewright.ops.generic import AutoTemplate
+from tilewright.ops.norms import NormGradientTemplate, TrainingNormTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
 from tilewright.ops.quads import QuadsTemplate
 from tilewright.ops.recurrent import RecurrentTemplate
@@ -43,6 +44,8 @@ TEMPLATES: tuple[Template, ...] = (
     ByteAttentionTemplate(),
     AttentionGradientTemplate(),
     TokenProductTemplate(),
+    TrainingNormTemplate(),
+    NormGradientTemplate(),
     ExcitationTemplate(),
     ExpansionTemplate(),
     FusedWinogradTemplate(),
