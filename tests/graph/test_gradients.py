@@ -363,3 +363,17 @@ def test_a_layer_norm_in_training_reads_its_rows_once(rows: int) -> None:
     joined = rows % TARGET.lanes == 0
     assert (names.count("training_norm"), names.count("norm_gradient")) == (joined, joined), names
     assert any("add" in name for name in names) != joined, names
+
+
+@pytest.mark.parametrize("tokens", [64, 37])  # a register tile of 37 rows sticks out
+def test_a_gelu_and_its_data_are_written_by_one_product(tokens: int) -> None:
+    def hidden(x: Any, weight: Any, bias: Any) -> Any:
+        data = x @ weight + bias
+        return data, torch.ops.aten.gelu(data)
+
+    torch.manual_seed(0)
+    tensors = [torch.randn(tokens, 24), torch.randn(24, 48), torch.randn(48)]
+    extraction = all_agree(hidden, tensors, draws=2)
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert "dense_add_gelu" in names, names
+    assert not any("gelu_in_training" in name for name in names), names
