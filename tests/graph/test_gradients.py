@@ -334,3 +334,47 @@ def test_weights_that_vary_are_transformed_for_winograd(algorithm: Algorithm) ->
     extraction = all_agree(backward((1, 1), (1, 1), (1, 1), 1), inputs, algorithm=algorithm)
     assert len(extraction.convolutions) == 1
     assert any(use.task.kind == "winograd" for use in extraction.uses)
+
+
+def test_a_bias_is_summed_by_the_product_of_its_weights() -> None:
+    def gradients(dy: Any, x: Any) -> Any:
+        dy = torch.relu(dy)
+        rows = dy.reshape(76, 32)
+        return rows.t() @ x, dy.sum((0, 1))
+
+    torch.manual_seed(0)
+    extraction = all_agree(gradients, [torch.randn(4, 19, 32), torch.randn(76, 48)])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert "token_product" in names, names
+    assert "token_sum" not in names, names
+
+
+@pytest.mark.parametrize("rows", [64, 38])  # vectors do not divide 38 rows
+def test_a_layer_norm_in_training_reads_its_rows_once(rows: int) -> None:
+    def norm(x: Any, weight: Any, bias: Any, dy: Any) -> Any:
+        columns, aten = [64], torch.ops.aten
+        y, mean, inverse = aten.native_layer_norm(x, columns, weight, bias, 1e-5)
+        both = aten.native_layer_norm_backward(dy, x, columns, mean, inverse, weight, bias, [True, True, True])
+        return y, mean, inverse, both[0] + dy, *both[1:]
+
+    torch.manual_seed(0)
+    tensors = [torch.randn(2, rows // 2, 64) + 5, torch.rand(64), torch.rand(64), torch.randn(2, rows // 2, 64)]
+    extraction = all_agree(norm, tensors)
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    joined = rows % TARGET.lanes == 0
+    assert (names.count("training_norm"), names.count("norm_gradient")) == (joined, joined), names
+    assert any("add" in name for name in names) != joined, names
+
+
+@pytest.mark.parametrize("tokens", [64, 37])  # a register tile of 37 rows sticks out
+def test_a_gelu_and_its_data_are_written_by_one_product(tokens: int) -> None:
+    def hidden(x: Any, weight: Any, bias: Any) -> Any:
+        data = x @ weight + bias
+        return data, torch.ops.aten.gelu(data)
+
+    torch.manual_seed(0)
+    tensors = [torch.randn(tokens, 24), torch.randn(24, 48), torch.randn(48)]
+    extraction = all_agree(hidden, tensors, draws=2)
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    assert "dense_add_gelu" in names, names
+    assert not any("gelu_in_training" in name for name in names), names

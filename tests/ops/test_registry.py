@@ -19,9 +19,11 @@ from tilewright.ops import (
     contraction,
     elementwise,
     make_space,
+    norms,
     pixel_sums,
     recurrent,
     rows,
+    token_product,
     winograd,
 )
 from tilewright.ops.elementwise.elementary import silu
@@ -57,7 +59,9 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "depthwise gradient": (pixel_sums.depthwise_gradient(_DEPTHWISE, (2, 2, 8, 8, 8)), "pixel_sums", "pixel_sums"),
     "statistics": (pixel_sums.channel_statistics(_STATISTICS, (2, 2, 8, 8, 8)), "pixel_sums", "pixel_sums"),
     "channel sum": (pixel_sums.channel_sum((2, 2, 8, 8, 8), 16), "pixel_sums", "pixel_sums"),
-    "token product": (pixel_sums.token_product(32, 16, 16, 8), "pixel_sums", "pixel_sums"),
+    "token product": (token_product.token_product(token_product.TokenProduct(32, 16, 16)), *["token_product"] * 2),
+    "norm in training": (norms.training_norm(norms.TrainingNorm(16, 32, 1e-5)), *["training_norm"] * 2),
+    "gradient of a norm": (norms.norm_gradient(norms.NormGradient(16, 32)), *["norm_gradient"] * 2),
     "token sum": (pixel_sums.token_sum(32, 16, 8), "pixel_sums", "pixel_sums"),
     "norm sums": (pixel_sums.norm_sums(32, 16, 8), "pixel_sums", "pixel_sums"),
     "softmax": (rows.softmax((8, 24), 8, True), "rows", "rows"),
@@ -129,8 +133,8 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
     named = (
-        "'quads', 'recurrent', 'attention', 'byte_attention', 'attention_gradient', 'excitation', 'expansion', "
-        "'winograd' or 'auto'"
+        "'quads', 'recurrent', 'attention', 'byte_attention', 'attention_gradient', 'token_product', "
+        "'training_norm', 'norm_gradient', 'excitation', 'expansion', 'winograd' or 'auto'"
     )
     with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'summed', 'rows', {named}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)

@@ -7,7 +7,7 @@ An importer leaves calls of marked functions on plain tensors. Each becomes a ca
     channel_statistics(images)      -->  two sums for each channel
     phases(phase, ...)              -->  images that are put together of the results of a few convolutions
     activation_gradient(dy, data)   -->  an element-wise function in the layout of its operands
-    gelu_in_training(data)          -->  an element-wise function of rows
+    gelu_in_training(data), gelu_slope(data)             -->  element-wise functions of rows
     layer_norm_gradient(dy, data, mean, inverse, scale)  -->  a function over rows, with the machine's lanes
     norm_sums(dy, data, mean, inverse)                   -->  two sums over all tokens
     log_sum_exp(scores), row_moments(data)               -->  functions over rows
@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.graph.again import compute_again
 from tilewright.graph.channels import padded_order
 from tilewright.graph.convolution import Convolution
+from tilewright.graph.idioms import Formula
 from tilewright.graph.token_rows import NARROWEST
 from tilewright.graph.value import Value
 from tilewright.graph.view import View, extent
 from tilewright.ops import winograd
-from tilewright.ops.elementwise.elementary import gelu_in_training
-from tilewright.ops.elementwise.expression import GELU, apply_formula
+from tilewright.ops.elementwise.elementary import gelu_in_training, gelu_slope
+from tilewright.ops.elementwise.expression import GELU, GELU_SLOPE, apply_formula
 from tilewright.ops.elementwise.gradients import (
     ACTIVATION_GRADIENT,
     ActivationGradient,
@@ -219,14 +221,14 @@ def _serve_activation(walk: Rewriter, detail: str, operands: list[Value]) -> Val
     return Value(shape, packed=result, block=first.block, order=first.order, fused=first.fused)
 
 
-def _serve_gelu(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
-    """The activation in the order of its data, in rows, so that a product before it may compute it."""
+def _serve_formula(formula: Formula, name: str, walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+    """A function in the order of its data, in rows, so that a product may compute it for what it stores."""
     value = operands[0]
     view = walk.make_whole_view(value)
     *rows, columns = [dim for dim in view.base if extent(dim) > 1] or list(view.base)
     view = View((tuple(atom for dim in rows for atom in dim), columns), view.dims)
-    function = apply_formula(gelu_in_training, view.base_shape, GELU)
-    result = walk.call(function, [walk.reshape(value.base, view.base_shape)], view.base_shape, GELU)
+    function = apply_formula(formula, view.base_shape, name)
+    result = walk.call(function, [walk.reshape(value.base, view.base_shape)], view.base_shape, name)
     return Value(value.shape, base=result, view=view, fresh=value.fresh)
 
 
@@ -278,9 +280,11 @@ def _serve_log_sum_exp(walk: Rewriter, detail: str, operands: list[Value]) -> Va
 
 
 def _serve_moments(walk: Rewriter, detail: str, operands: list[Value]) -> Value | None:
-    return _emit_row_numbers(
-        walk, operands[0], lambda shape: row_moments(shape, walk.lanes, float(detail)), 2, ROW_MOMENTS
-    )
+    epsilon = float(detail)
+    result = _emit_row_numbers(walk, operands[0], lambda shape: row_moments(shape, walk.lanes, epsilon), 2, ROW_MOMENTS)
+    if result is not None:
+        walk.moments[walk.function_of(result.base)] = epsilon
+    return result
 
 
 def _emit_row_numbers(
@@ -301,7 +305,8 @@ _TABLE: dict[str, _Handler] = {
     STATISTICS: _serve_statistics,
     PHASES: _serve_phases,
     ACTIVATION_GRADIENT: _serve_activation,
-    GELU: _serve_gelu,
+    GELU: partial(_serve_formula, gelu_in_training, GELU),
+    GELU_SLOPE: partial(_serve_formula, gelu_slope, GELU_SLOPE),
     LAYER_NORM_GRADIENT: _serve_layer_norm,
     NORM_SUMS: _serve_norm_sums,
     LOG_SUM_EXP: _serve_log_sum_exp,

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 from tilewright.frontend.network import Network
 from tilewright.graph.again import count_uses
+from tilewright.graph.column_sums import join_column_sums
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.layouts import find_last
+from tilewright.graph.norms import join_norms
 from tilewright.graph.quantised import ByteAttentions
 from tilewright.graph.rewriter import Rewriter
 from tilewright.graph.tokens import BINARY, UNARY
@@ -112,7 +114,8 @@ def rewrite(network: Network, target: Target) -> Rewritten:
     module["main"] = relax.Function(
         [*function.params, *walk.recipes.values()], function.body, function.ret_ty, function.is_pure, function.attrs
     )
-    module = relax.transform.DeadCodeElimination()(module)
+    module = join_column_sums(relax.transform.DeadCodeElimination()(module))
+    module = join_norms(module, walk.moments, walk.lanes)
     assert isinstance(module, tvm.ir.IRModule)
     fallbacks = tuple(dict.fromkeys(walk.fallbacks))
     return Rewritten(

@@ -51,6 +51,7 @@ class Rewriter:
         transforming: the names of those functions whose weights vary in some call.
         products: of batches of matrices, by the name of the function that computes each.
         softmaxes: the names of functions that are softmaxes, and whether a row of minus infinity alone gives zeros.
+        moments: what is added to variances, by the names of functions that give the moments of rows.
         parameters: the inputs of the new function.
         recipes: the variable of each packed weight.
         values: the new value of each variable of the network.
@@ -78,6 +79,7 @@ class Rewriter:
     transforming: set[str] = field(default_factory=set)
     products: dict[str, Product] = field(default_factory=dict)
     softmaxes: dict[str, bool] = field(default_factory=dict)
+    moments: dict[str, float] = field(default_factory=dict)
     parameters: list[relax.Var] = field(default_factory=list)
     recipes: dict[Recipe, relax.Var] = field(default_factory=dict)
     values: dict[relax.Var, _Rewritten] = field(default_factory=dict)

@@ -20,6 +20,7 @@ from tilewright.graph.excitation import join_excitations
 from tilewright.graph.expansions import Joint, count_joints, join_pairs
 from tilewright.graph.grouping import enter_context, fuse, group
 from tilewright.graph.joining import join_sites, separate_site
+from tilewright.graph.pairs import join_activations
 from tilewright.graph.rewrite import Rewritten, rewrite
 from tilewright.graph.sums import join_statistics
 from tilewright.graph.task_use import TaskUse, find_weights, key_of, make_use, strip, task_of
@@ -239,6 +240,7 @@ def _list_tasks(
 
     module, marks = join_excitations(module, marks)
     module, marks = join_statistics(module, marks)
+    module, marks = join_activations(module, marks, target.lanes)
     plan = make_plan(module, len(network.parameters), 4 * target.lanes, network.in_place)
     if plan is not None:
         _check_results(network, plan)

@@ -11,8 +11,9 @@ from tilewright.graph.token_rows import FEWEST_TOKENS, NARROWEST, choose_block, 
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import Atom, View, refine
 from tilewright.graph.weights import Recipe
-from tilewright.ops import contraction, pixel_sums
+from tilewright.ops import contraction
 from tilewright.ops.contraction.expression import Place, Product
+from tilewright.ops.token_product import KIND, TokenProduct, token_product
 
 if TYPE_CHECKING:
     from tvm import relax
@@ -82,7 +83,7 @@ def _sum_over_tokens(walk: Rewriter, left: Value, right: Value) -> Value | None:
         sources = [walk.reshape(left.base, (tokens, m)), walk.reshape(right.base, (tokens, n))]
     else:
         sources = [walk.make_plain(rows), walk.make_plain(right)]
-    result = walk.call(pixel_sums.token_product(tokens, m, n, x), sources, (m, n), "token_product")
+    result = walk.call(token_product(TokenProduct(tokens, m, n)), sources, (m, n), KIND)
     return Value.plain((m, n), result)
 
 

@@ -162,7 +162,7 @@ def sum_tokens(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr])
             return None
         walk.materialise(value)
     source = walk.reshape(value.base, (tokens, columns))
-    result = walk.call(pixel_sums.token_sum(tokens, columns, x), [source], (columns,), "token_sum")
+    result = walk.call(pixel_sums.token_sum(tokens, columns, x), [source], (columns,), pixel_sums.TOKEN_SUM)
     return Value.plain(shape_of(call), walk.reshape(result, shape_of(call)))
 
 

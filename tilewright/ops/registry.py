@@ -13,11 +13,13 @@ from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.expansion import ExpansionTemplate
 from tilewright.ops.generic import AutoTemplate
+from tilewright.ops.norms import NormGradientTemplate, TrainingNormTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
 from tilewright.ops.quads import QuadsTemplate
 from tilewright.ops.recurrent import RecurrentTemplate
 from tilewright.ops.rows import RowsTemplate
 from tilewright.ops.summed import SummedTemplate
+from tilewright.ops.token_product import TokenProductTemplate
 from tilewright.ops.window import WindowTemplate
 from tilewright.ops.winograd import FusedWinogradTemplate, WinogradTransformTemplate
 from tilewright.space.guard import guard_space
@@ -41,6 +43,9 @@ TEMPLATES: tuple[Template, ...] = (
     AttentionTemplate(),
     ByteAttentionTemplate(),
     AttentionGradientTemplate(),
+    TokenProductTemplate(),
+    TrainingNormTemplate(),
+    NormGradientTemplate(),
     ExcitationTemplate(),
     ExpansionTemplate(),
     FusedWinogradTemplate(),

@@ -12,6 +12,7 @@ import mmap
 import sys
 import threading
 import weakref
+from collections import defaultdict, deque
 from collections.abc import Iterable
 
 import torch
@@ -61,6 +62,7 @@ class Storages:
 
     def __init__(self) -> None:
         self._kept: list[_Kept] = []
+        self._alike: defaultdict[int, deque[_Kept]] = defaultdict(deque)
         self._lock = threading.Lock()
 
     @property
@@ -80,7 +82,7 @@ class Storages:
             made.resize_(shape)
             return made if strides is None else torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
         with self._lock:
-            storage = (self._find(size) or self._make(size)).storage
+            storage = (self._take_next(size) or self._find(size) or self._make(size)).storage
             # The result is no view, and has a version of its own, so it is PyTorch's as any new tensor is.
             return made.set_(storage, 0, shape) if strides is None else made.set_(storage, 0, shape, strides)
 
@@ -88,6 +90,20 @@ class Storages:
         """Allocate memory for tensors of these layouts, all at the same time, so that :meth:`allocate` is fast."""
         for _ in [self.allocate(layout) for layout in layouts]:
             pass
+
+    def _take_next(self, size: int) -> _Kept | None:
+        """Idle memory of just this size, that which was not used for longest; None if there is none.
+
+        Steps are alike, so the first one is nearly always idle. To ask all of them, for each of hundreds of tensors,
+        would take some milliseconds of a step.
+        """
+        alike = self._alike[size]
+        for _ in range(len(alike)):
+            kept = alike[0]
+            alike.rotate(-1)
+            if kept.is_idle():
+                return kept
+        return None
 
     def _find(self, size: int) -> _Kept | None:
         """The smallest idle memory for ``size`` bytes; None if there is none."""
@@ -101,8 +117,11 @@ class Storages:
             if surplus > 0:
                 surplus -= idle.bytes
                 self._kept.remove(idle)
-        self._kept.append(_Kept(size))
-        return self._kept[-1]
+                self._alike[idle.bytes].remove(idle)
+        made = _Kept(size)
+        self._kept.append(made)
+        self._alike[size].append(made)
+        return made
 
 
 def find_storages() -> Storages:

@@ -86,16 +86,39 @@ def prepare(module: IRModule, form: Form) -> tuple[Schedule, SBlockRV, SBlockRV,
     if len(writers) != 1:
         raise FormError(f"a contraction's function has one result, but here are {len(writers)}")
     padding = "" if pad is None else schedule.get(pad).name_hint
-    keep = {BLOCK, writers[0], padding}
+    second = _find_second(schedule, names, writers)
+    keep = {BLOCK, padding, *writers, *second}
     for name in names:
         if name not in keep:
             schedule.compute_inline(schedule.get_sblock(name))
-    schedule = _split_columns(schedule, writers[0])
+    schedule = schedule if second else _split_columns(schedule, writers[0])
     block, writer = schedule.get_sblock(BLOCK), schedule.get_sblock(writers[0])
     if any(int(v.iter_type) != 0 for v in schedule.get(writer).iter_vars):
         raise FormError("what follows a contraction is element-wise, but here it is another reduction")
     joins = _align(schedule, block, writer, form)
+    if second and not joins:
+        raise FormError("a contraction with two results has no padded blocks")
     return schedule, block, writer, None if pad is None else schedule.get_sblock(padding), joins
+
+
+def _find_second(schedule: Schedule, names: list[str], writers: list[str]) -> list[str]:
+    """The block of the second result, which is an element-wise function of the first one; empty: there is one result.
+
+    The block of the first result becomes the writer, in ``writers``.
+    """
+    params = set(schedule.mod["main"].params)
+    results = [name for name in names if schedule.get(schedule.get_sblock(name)).writes[0].source in params]
+    if len(results) < 2:
+        return []
+    first, second = results[0], results[-1]
+    blocks = [schedule.get(schedule.get_sblock(name)) for name in (first, second)]
+    read = {region.source for region in blocks[1].reads}
+    element_wise = all(int(v.iter_type) == 0 for v in blocks[1].iter_vars)
+    alike = [int(v.dom.extent) for v in blocks[0].iter_vars] == [int(v.dom.extent) for v in blocks[1].iter_vars]
+    if len(results) > 2 or [second] != writers or read != {blocks[0].writes[0].source} or not element_wise or not alike:
+        raise FormError("the second result of a contraction is an element-wise function of the first one")
+    writers[0] = first
+    return [second]
 
 
 def _split_columns(schedule: Schedule, name: str) -> Schedule:
@@ -251,8 +274,7 @@ def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotPr
     registers = [*inner, w2, o2]
     schedule.reorder(*outer, *reduction, *r1, *registers, *lanes)
     if joins:
-        schedule.reverse_compute_at(writer, outer[-1])
-        _write_out(schedule, writer, len(outer), form.extents["l"])
+        _write_tile(schedule, writer, outer, form.extents["l"])
     else:
         _alone(schedule, writer, decisions.parallel > 0, None)
     if tail:
@@ -287,6 +309,16 @@ def _run_parallel(schedule: Schedule, outer: Sequence[LoopRV], pad: SBlockRV | N
         _pad(schedule, pad, fused, where)
     if fused is not None:
         schedule.parallel(fused)
+
+
+def _write_tile(schedule: Schedule, writer: SBlockRV, outer: Sequence[LoopRV], lanes: int) -> None:
+    """Let the tile write the result, and the second one where there is one."""
+    schedule.reverse_compute_at(writer, outer[-1])
+    _write_out(schedule, writer, len(outer), lanes)
+    for second in schedule.get_consumers(writer):
+        schedule.reverse_compute_at(second, outer[-1], preserve_unit_loops=True)
+        schedule.split(schedule.get_loops(second)[-1], factors=[None, lanes])
+        _write_out(schedule, second, len(outer), lanes)
 
 
 def _write_out(schedule: Schedule, writer: SBlockRV, depth: int, lanes: int) -> None:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.tirx import PrimFunc
 
-__all__ = ["GELU", "apply_formula"]
+__all__ = ["GELU", "GELU_SLOPE", "apply_formula"]
 
-#: The kind of the mark of a GELU in training as importers emit it.
-GELU = "gelu_in_training"
+#: The kinds of the marks of a GELU in training, and of its slope, as importers emit them.
+GELU, GELU_SLOPE = "gelu_in_training", "gelu_slope"
 
 
 @lru_cache(KEPT)

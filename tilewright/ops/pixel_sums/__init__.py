@@ -14,7 +14,14 @@ from tilewright.ops.pixel_sums.statistics import (
     channel_sum,
     plain_statistics,
 )
-from tilewright.ops.pixel_sums.token_sums import NORM_SUMS, norm_sums, token_product, token_sum
+from tilewright.ops.pixel_sums.token_sums import (
+    NORM_SUMS,
+    TOKEN_SUM,
+    is_token_sum,
+    norm_sums,
+    token_product,
+    token_sum,
+)
 from tilewright.ops.pixel_sums.weight_gradient import (
     WEIGHT_GRADIENT,
     WeightGradient,
@@ -27,6 +34,7 @@ __all__ = [
     "KIND",
     "NORM_SUMS",
     "STATISTICS",
+    "TOKEN_SUM",
     "WEIGHT_GRADIENT",
     "PixelSumsSpace",
     "PixelSumsTemplate",
@@ -35,6 +43,7 @@ __all__ = [
     "channel_statistics",
     "channel_sum",
     "depthwise_gradient",
+    "is_token_sum",
     "norm_sums",
     "plain_statistics",
     "plain_weight_gradient",

@@ -10,19 +10,23 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tilewright.ops.function import KEPT, OPAQUE, make_function
-from tilewright.ops.mark import Mark
-from tilewright.ops.pixel_sums.form import BLOCK, PACKS, mark_roles
+from tilewright.ops.mark import Mark, take_mark
+from tilewright.ops.pixel_sums.form import BLOCK, KIND, PACKS, mark_roles
 from tilewright.space.knob import divisors
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
     from tvm.tirx import IterVar, PrimFunc
 
-__all__ = ["NORM_SUMS", "norm_sums", "token_product", "token_sum"]
+__all__ = ["NORM_SUMS", "TOKEN_SUM", "is_token_sum", "norm_sums", "token_product", "token_sum"]
 
 #: The kind of the mark of :func:`norm_sums` as importers emit it.
 NORM_SUMS = "norm_sums"
+#: How the names of functions of :func:`token_sum` begin.
+TOKEN_SUM = "token_sum"
 
+#: The roles of the iterators of a sum of columns.
+_COLUMNS = "col"
 #: Columns of the left matrix that are packed side by side. Register tiles of 4 x 6, 3 x 8 and 2 x 12 vectors and
 #: numbers divide them, and those of 2 x 6 and 3 x 4 for 16 registers. Columns that are missing at the end are some
 #: others once more, whose sums nobody reads.
@@ -96,10 +100,15 @@ def token_sum(tokens: int, columns: int, x: int) -> PrimFunc:
         (1, columns // x, x),
         lambda c, o, v: te.sum(data[rn * inner + rj, (c + o) * x + v], axis=[rn, ri, rj]),
         name=BLOCK,
-        attrs=mark_roles("col"),
+        attrs=mark_roles(_COLUMNS),
     )
     result = te.compute((columns,), lambda i: sums[0, i // x, i % x], name="unpack")
     return make_function([data, result], OPAQUE)
+
+
+def is_token_sum(function: PrimFunc) -> bool:
+    """Whether a function is one of :func:`token_sum`, with its mark."""
+    return take_mark(function)[1] == Mark(KIND, _COLUMNS)
 
 
 @lru_cache(KEPT)

@@ -11,7 +11,7 @@ from tilewright.frontend.transposed import Axis, emit_transposed
 from tilewright.ops.attention import Attention, Dims, attention
 from tilewright.ops.attention_gradient import AttentionGradient, attention_gradient
 from tilewright.ops.elementwise.elementary import gelu_in_training, gelu_slope
-from tilewright.ops.elementwise.expression import GELU, apply_formula
+from tilewright.ops.elementwise.expression import GELU, GELU_SLOPE, apply_formula
 from tilewright.ops.elementwise.gradients import ActivationGradient, activation_gradient
 from tilewright.ops.pixel_sums import (
     NORM_SUMS,
@@ -155,7 +155,7 @@ def _activation_backward(o: Operands) -> Results:
 
 @converter("tilewright.gelu_slope.default")
 def _gelu_slope(o: Operands) -> Results:
-    return _call(o, apply_formula(gelu_slope, o.shape(0), "gelu_slope"), "gelu_slope")
+    return _call(o, apply_formula(gelu_slope, o.shape(0), GELU_SLOPE, marked=True), GELU_SLOPE)
 
 
 @converter("tilewright.gelu_in_training.default")
