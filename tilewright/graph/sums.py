@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.graph.grouping import fuse
 from tilewright.ops.contraction.form import KIND as CONTRACTION
+from tilewright.ops.depthwise_gradient import KIND as DEPTHWISE_GRADIENT
 from tilewright.ops.mark import UNMARKED, Mark
 from tilewright.ops.pixel_sums import KIND as SUMS
 from tilewright.ops.pixel_sums import STATISTICS
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["join_functions", "join_statistics"]
 
 #: The kinds of functions whose programs store each number of their result once.
-_SUMMED = (CONTRACTION, WINOGRAD)
+_SUMMED = (CONTRACTION, DEPTHWISE_GRADIENT, WINOGRAD)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from tilewright.ops.attention import AttentionTemplate, ByteAttentionTemplate
 from tilewright.ops.attention_gradient import AttentionGradientTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
+from tilewright.ops.depthwise_gradient import DepthwiseGradientTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.expansion import ExpansionTemplate
@@ -34,7 +35,16 @@ TEMPLATES: tuple[Template, ...] = (
     DepthwiseTemplate(),
     ContractionTemplate(),
     PixelSumsTemplate(),
-    SummedTemplate([DepthwiseTemplate(), ContractionTemplate(), WinogradTransformTemplate(), WindowTemplate()]),
+    DepthwiseGradientTemplate(),
+    SummedTemplate(
+        [
+            DepthwiseTemplate(),
+            ContractionTemplate(),
+            DepthwiseGradientTemplate(),
+            WinogradTransformTemplate(),
+            WindowTemplate(),
+        ]
+    ),
     RowsTemplate(),
     QuadsTemplate(),
     RecurrentTemplate(),
