@@ -139,7 +139,7 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         "'quads', 'recurrent', 'attention', 'byte_attention', 'attention_gradient', 'excitation', 'expansion', "
         "'winograd' or 'auto'"
     )
-    with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', {first}, {named}"):
+    with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'computed_sums', {first}, {named}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tilewright.errors import SpaceError
 from tilewright.ops.attention import AttentionTemplate, ByteAttentionTemplate
 from tilewright.ops.attention_gradient import AttentionGradientTemplate
+from tilewright.ops.computed_sums import ComputedSumsTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
 from tilewright.ops.depthwise_gradient import DepthwiseGradientTemplate
@@ -35,6 +36,7 @@ TEMPLATES: tuple[Template, ...] = (
     DepthwiseTemplate(),
     ContractionTemplate(),
     PixelSumsTemplate(),
+    ComputedSumsTemplate(),
     DepthwiseGradientTemplate(),
     SummedTemplate(
         [
