@@ -17,6 +17,7 @@ from tilewright.ops import (
     attention,
     attention_gradient,
     contraction,
+    depthwise_gradient,
     elementwise,
     make_space,
     norms,
@@ -34,6 +35,7 @@ from tilewright.task import Task
 _SAME = (1, 1), (1, 1, 1, 1), (1, 1)
 _GRADIENT = pixel_sums.WeightGradient((2, 16, 8, 8), (16, 16, 3, 3), *_SAME)
 _DEPTHWISE = pixel_sums.WeightGradient((2, 16, 8, 8), (16, 1, 3, 3), *_SAME, 16)
+_DATA_GRADIENT = depthwise_gradient.DataGradient((2, 16, 8, 8), (4, 4), (3, 3), (2, 2), (1, 1))
 _STATISTICS = pixel_sums.Statistics((2, 16, 8, 8), products=False)
 _TILING = winograd.Tiling.of(2, 1, 8, 8, (1, 1, 1, 1))
 _RNN = recurrent.Cell("rnn", 3, 2, 24, (False,), ((recurrent.Activation("tanh"),),), "h", block=8)
@@ -57,6 +59,10 @@ FAMILIES: dict[str, tuple[Any, str, str]] = {
     "dense": (contraction.dense(4, (2, 16, 8), 16), "contraction", "contraction"),
     "weight gradient": (pixel_sums.weight_gradient(_GRADIENT, (2, 2, 8, 8, 8), (2, 2, 8, 8, 8)), *["pixel_sums"] * 2),
     "depthwise gradient": (pixel_sums.depthwise_gradient(_DEPTHWISE, (2, 2, 8, 8, 8)), "pixel_sums", "pixel_sums"),
+    "data gradient": (
+        depthwise_gradient.data_gradient(_DATA_GRADIENT, (2, 2, 4, 4, 8)),
+        *["depthwise_gradient"] * 2,
+    ),
     "statistics": (pixel_sums.channel_statistics(_STATISTICS, (2, 2, 8, 8, 8)), "pixel_sums", "pixel_sums"),
     "channel sum": (pixel_sums.channel_sum((2, 2, 8, 8, 8), 16), "pixel_sums", "pixel_sums"),
     "token product": (token_product.token_product(token_product.TokenProduct(32, 16, 16)), *["token_product"] * 2),
@@ -132,11 +138,12 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
         make_space(convolution, TARGET, (Mine(),))
     with pytest.raises(SpaceError, match=r"kind is 'contraction', but that of .* is 'rows'"):
         make_space(task_of("softmax", FAMILIES["softmax"][0]), TARGET, (Mine(),))
+    first = "'depthwise_gradient', 'summed', 'rows'"
     named = (
         "'quads', 'recurrent', 'attention', 'byte_attention', 'attention_gradient', 'token_product', "
         "'training_norm', 'norm_gradient', 'excitation', 'expansion', 'winograd' or 'auto'"
     )
-    with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'summed', 'rows', {named}"):
+    with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'computed_sums', {first}, {named}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
     with pytest.raises(SpaceError, match="cannot be read"):
         make_space(Task("k", "n", "auto", 1.0, "{}"), TARGET)

@@ -5,6 +5,7 @@ An importer leaves calls of marked functions on plain tensors. Each becomes a ca
     weight_gradient(data, dy)       -->  a sum over the batch and all pixels, which writes the plain gradient;
                                          or sums over tiles, by Winograd's algorithm
     channel_statistics(images)      -->  two sums for each channel
+    depthwise_data_gradient(dy, weight) -->  a function in the blocks of the gradient, which keeps them
     phases(phase, ...)              -->  images that are put together of the results of a few convolutions
     activation_gradient(dy, data)   -->  an element-wise function in the layout of its operands
     gelu_in_training(data), gelu_slope(data)             -->  element-wise functions of rows
@@ -24,10 +25,12 @@ from tilewright.graph.again import compute_again
 from tilewright.graph.channels import padded_order
 from tilewright.graph.convolution import Convolution
 from tilewright.graph.idioms import Formula
+from tilewright.graph.pixel_convolutions import choose_block
 from tilewright.graph.token_rows import NARROWEST
-from tilewright.graph.value import Value
+from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View, extent
 from tilewright.ops import winograd
+from tilewright.ops.depthwise_gradient import DATA_GRADIENT, DataGradient, data_gradient
 from tilewright.ops.elementwise.elementary import gelu_in_training, gelu_slope
 from tilewright.ops.elementwise.expression import GELU, GELU_SLOPE, apply_formula
 from tilewright.ops.elementwise.gradients import (
@@ -153,6 +156,31 @@ def _emit_winograd(walk: Rewriter, conv: Convolution, sources: list[relax.Expr])
     gathered = walk.call(winograd.gather_kernels(m, *blocks), [sums], (oo, cc * cb, 3, 3, x), "gather4")
     plain = walk.emit(relax.op.permute_dims(gathered, [0, 4, 1, 2, 3]))
     return Value.plain(conv.weight, walk.reshape(plain, conv.weight))
+
+
+def _serve_data_gradient(walk: Rewriter, detail: str, operands: list[Value]) -> Value:
+    """The gradient of a depthwise convolution's data. It keeps the blocks of what it reads if these are vectors."""
+    from tvm import relax
+
+    dy, weight = operands
+    form = DataGradient.parse(detail)
+    channels = form.data[1]
+    block, order = choose_block(walk, channels, varying=True)
+    if weight.recipe is not None and dy.packed is not None and walk.lanes // 2 <= dy.block <= walk.lanes:
+        block, order = dy.block, dy.order
+    source = walk.pack(dy, block, order)
+    n, blocks, *_ = shape_of(source)
+    if weight.recipe is not None:
+        recipe = weight.recipe if order is None else weight.recipe.take(0, order)
+        packed = walk.add_weight(recipe.reshape((blocks, block, *form.kernel)).transpose((0, 2, 3, 1)))
+    else:  # it is computed; its channels lie in order, and gaps are at the end
+        tensor, gaps = walk.make_plain(weight), blocks * block - channels
+        if gaps:
+            tensor = walk.emit(relax.op.nn.pad(tensor, [0, gaps, *[0] * 6]))
+        packed = walk.emit(relax.op.permute_dims(walk.reshape(tensor, (blocks, block, *form.kernel)), [0, 2, 3, 1]))
+    shape = (n, blocks, *form.data[2:], block)
+    result = walk.call(data_gradient(form, shape_of(source)), [source, packed], shape, DATA_GRADIENT)
+    return Value(form.data, packed=result, block=block, order=order, fused=True)
 
 
 def _serve_statistics(walk: Rewriter, detail: str, operands: list[Value], again: Value | None = None) -> Value:
@@ -302,6 +330,7 @@ _Handler: TypeAlias = "Callable[[Rewriter, str, list[Value]], Value | None]"
 #: What serves each marked function, by the kind of its mark.
 _TABLE: dict[str, _Handler] = {
     WEIGHT_GRADIENT: _serve_weight_gradient,
+    DATA_GRADIENT: _serve_data_gradient,
     STATISTICS: _serve_statistics,
     PHASES: _serve_phases,
     ACTIVATION_GRADIENT: _serve_activation,

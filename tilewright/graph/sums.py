@@ -16,12 +16,13 @@ normalization to accelerate CNN training").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.graph.grouping import fuse
 from tilewright.ops.contraction.form import KIND as CONTRACTION
+from tilewright.ops.depthwise_gradient import KIND as DEPTHWISE_GRADIENT
 from tilewright.ops.mark import UNMARKED, Mark
 from tilewright.ops.pixel_sums import KIND as SUMS
 from tilewright.ops.pixel_sums import STATISTICS
@@ -34,25 +35,27 @@ if TYPE_CHECKING:
     from tvm.ir import IRModule
     from tvm.tirx import PrimFunc
 
-__all__ = ["join_functions", "join_statistics"]
+__all__ = ["Pair", "find_pairs", "join_calls", "join_functions", "join_statistics"]
 
 #: The kinds of functions whose programs store each number of their result once.
-_SUMMED = (CONTRACTION, WINOGRAD)
+_SUMMED = (CONTRACTION, DEPTHWISE_GRADIENT, WINOGRAD)
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """Two calls in a fused network, of which the second sums the channels of the first one's result.
+class Pair:
+    """Two calls in a fused network, of which the second reads the result of the first.
 
     Attributes:
         first, second: the calls.
         first_reads, second_reads: their operands. That of the second which is the first's result is None.
+        only: whether nothing else reads the first one's result, so that it need not be written.
     """
 
     first: relax.Call
     second: relax.Call
     first_reads: tuple[relax.Expr, ...]
     second_reads: tuple[relax.Expr | None, ...]
+    only: bool = False
 
     @property
     def operands(self) -> list[relax.Expr]:
@@ -68,10 +71,31 @@ def join_statistics(module: IRModule, marks: Mapping[str, Mark]) -> tuple[IRModu
         module: the fused network.
         marks: of its functions, by name.
     """
+
+    def fits(first: relax.Call, second: relax.Call, source: relax.Expr) -> bool:
+        return _sums(second, marks) and _is_summed(first, source, marks)
+
+    pairs = find_pairs(module, 0, fits)
+    return join_calls(module, marks, pairs, lambda pair: ("statistics", make_mark(marks[_name(pair.first)])))
+
+
+def join_calls(
+    module: IRModule,
+    marks: Mapping[str, Mark],
+    pairs: Sequence[Pair],
+    describe: Callable[[Pair], tuple[str, Mark]],
+) -> tuple[IRModule, Mapping[str, Mark]]:
+    """The fused network with one function for each pair of calls, and all marks.
+
+    Args:
+        module: the fused network.
+        marks: of its functions, by name.
+        pairs: of calls.
+        describe: gives the last word of the name of a pair's function, and its mark.
+    """
     import tvm
     from tvm import relax
 
-    pairs = _find_pairs(module, marks)
     if not pairs:
         return module, marks
     firsts, seconds = ({getattr(pair, key): pair for pair in pairs} for key in ("first", "second"))
@@ -82,20 +106,23 @@ def join_statistics(module: IRModule, marks: Mapping[str, Mark]) -> tuple[IRModu
     @relax.expr_functor.mutator
     class Joiner(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no types
         def visit_call_(self, call: relax.Call) -> relax.Expr:
-            if call in seconds:
+            if call in sums:
                 return sums[call]
-            pair = firsts.get(call)
-            if pair is None:
+            pair = seconds.get(call) if call in seconds else firsts.get(call)
+            if pair is None or (pair.only and call in firsts):
                 return self.visit_expr_post_order(call)
-            names = tuple(str(each.args[0].name_hint) for each in (pair.first, pair.second))
+            names = _name(pair.first), _name(pair.second)
             places = {operand: place for place, operand in enumerate(pair.operands)}
-            key = (*names, *(places.get(a, -1) for a in (*pair.first_reads, *pair.second_reads)))
+            key = (*names, pair.only, *(places.get(a, -1) for a in (*pair.first_reads, *pair.second_reads)))
             if key not in made:
-                name = f"{names[0].rstrip('0123456789')}_statistics"
-                made[key] = self.builder_.add_func(_join_two(module, pair), name)
-                found[str(made[key].name_hint)] = make_mark(marks[names[0]])
+                word, mark = describe(pair)
+                made[key] = self.builder_.add_func(_join_two(module, pair), f"{names[0].rstrip('0123456789')}_{word}")
+                found[str(made[key].name_hint)] = mark
             kinds = [each.ty_args[0] for each in (pair.first, pair.second)]
-            both = self.builder_.emit(relax.call_tir(made[key], [self.visit_expr(a) for a in pair.operands], kinds))
+            operands = [self.visit_expr(operand) for operand in pair.operands]
+            if pair.only:
+                return relax.call_tir(made[key], operands, kinds[1])
+            both = self.builder_.emit(relax.call_tir(made[key], operands, kinds))
             sums[pair.second] = self.builder_.emit(relax.TupleGetItem(both, 1))
             return relax.TupleGetItem(both, 0)
 
@@ -108,15 +135,23 @@ def join_statistics(module: IRModule, marks: Mapping[str, Mark]) -> tuple[IRModu
     return joined, found
 
 
-def _find_pairs(module: IRModule, marks: Mapping[str, Mark]) -> list[_Pair]:
-    """The pairs of a fused network. What both read is there before the first call."""
+def find_pairs(module: IRModule, place: int, fits: Callable[[relax.Call, relax.Call, relax.Expr], bool]) -> list[Pair]:
+    """Pairs of calls of a fused network, of which the second reads the result of the first.
+
+    What both read is there before the first call. No call is in two pairs.
+
+    Args:
+        module: the fused network.
+        place: among the operands of the second call, that of the first one's result.
+        fits: whether two calls make a pair. Also gets the variable of the first one's result.
+    """
     from tvm import relax
 
     main = module["main"]
     calls: dict[relax.Expr, relax.Call] = {}
     order: dict[relax.Expr, int] = {param: -1 for param in main.params}
     same: dict[relax.Expr, relax.Expr] = {}
-    pairs: dict[relax.Call, _Pair] = {}
+    pairs: dict[relax.Call, Pair] = {}
     for block in main.body.blocks:
         for binding in block.bindings:
             call = binding.value
@@ -127,16 +162,22 @@ def _find_pairs(module: IRModule, marks: Mapping[str, Mark]) -> list[_Pair]:
             if not isinstance(call, relax.Call) or getattr(call.op, "name", "") != "relax.call_tir":
                 continue
             calls[binding.var] = call
-            if not len(call.args[1].fields):  # a function of constants alone
+            reads = [same.get(operand, operand) for operand in call.args[1].fields]
+            if len(reads) <= place:  # such as a function of constants alone
                 continue
-            source, *others = (same.get(operand, operand) for operand in call.args[1].fields)
+            source, others = reads[place], [*reads[:place], *reads[place + 1 :]]
             first = calls.get(source)
-            if first is None or first in pairs or not _sums(call, marks) or not _is_summed(first, source, marks):
+            if first is None or first in pairs or not fits(first, call, source):
                 continue
             if all(order.get(operand, -1) < order[source] for operand in others):
-                reads = tuple(same.get(operand, operand) for operand in first.args[1].fields)
-                pairs[first] = _Pair(first, call, reads, (None, *others))
+                own = tuple(same.get(operand, operand) for operand in first.args[1].fields)
+                pairs[first] = Pair(first, call, own, (*reads[:place], None, *reads[place + 1 :]))
     return list(pairs.values())
+
+
+def _name(call: relax.Call) -> str:
+    """The name of the function that is called."""
+    return str(call.args[0].name_hint)
 
 
 def _sums(call: relax.Call, marks: Mapping[str, Mark]) -> bool:
@@ -165,14 +206,15 @@ def _shape(tensor: relax.Expr) -> tuple[int, ...]:
     return tuple(int(extent) for extent in kind.shape.values) if isinstance(kind, relax.TensorType) else ()
 
 
-def _join_two(module: IRModule, pair: _Pair) -> PrimFunc:
+def _join_two(module: IRModule, pair: Pair) -> PrimFunc:
     """One function that computes what the two of a pair do."""
     places = {operand: place for place, operand in enumerate(pair.operands)}
     shapes = [_shape(operand) for operand in pair.operands]
     first, second = (module[call.args[0]] for call in (pair.first, pair.second))
     reads = tuple(places[a] for a in pair.first_reads)
     others = tuple(None if a is None else places[a] for a in pair.second_reads)
-    return join_functions(first, second, shapes, reads, others, (_shape(pair.first), _shape(pair.second)))
+    results = _shape(pair.first), _shape(pair.second)
+    return join_functions(first, second, shapes, reads, others, results, pair.only)
 
 
 def join_functions(
@@ -182,8 +224,9 @@ def join_functions(
     first_reads: Sequence[int],
     second_reads: Sequence[int | None],
     results: tuple[tuple[int, ...], tuple[int, ...]],
+    only: bool = False,
 ) -> PrimFunc:
-    """One function with two results, of two functions of float32 tensors.
+    """One function with both results of two functions of float32 tensors.
 
     Args:
         first: gives the first result.
@@ -192,6 +235,7 @@ def join_functions(
         first_reads: the operands of ``first`` by their places.
         second_reads: those of ``second``; None: the first result.
         results: their shapes.
+        only: whether the second result alone is one of the whole function.
     """
     from tvm import relax
 
@@ -207,7 +251,7 @@ def join_functions(
             image = builder.emit(relax.call_tir(called[0], [params[i] for i in first_reads], kinds[0]))
             arguments = [image if i is None else params[i] for i in second_reads]
             total = builder.emit(relax.call_tir(called[1], arguments, kinds[1]))
-            output = builder.emit_output(relax.Tuple([image, total]))
+            output = builder.emit_output(total if only else relax.Tuple([image, total]))
         builder.emit_func_output(output)
     joined = builder.get().get_global_var("joined")
     with builder.function("main", inputs):

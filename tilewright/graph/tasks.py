@@ -15,6 +15,7 @@ from tilewright.executable.planner import make_plan
 from tilewright.frontend.network import Network
 from tilewright.graph.alternatives import replace_groups, splice
 from tilewright.graph.attention import AttentionSite, find_attentions
+from tilewright.graph.computed import join_computed
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.excitation import join_excitations
 from tilewright.graph.expansions import Joint, count_joints, join_pairs
@@ -241,6 +242,7 @@ def _list_tasks(
     module, marks = join_excitations(module, marks)
     module, marks = join_statistics(module, marks)
     module, marks = join_activations(module, marks, target.lanes)
+    module, marks = join_computed(module, marks)
     plan = make_plan(module, len(network.parameters), 4 * target.lanes, network.in_place)
     if plan is not None:
         _check_results(network, plan)

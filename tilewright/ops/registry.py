@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from tilewright.errors import SpaceError
 from tilewright.ops.attention import AttentionTemplate, ByteAttentionTemplate
 from tilewright.ops.attention_gradient import AttentionGradientTemplate
+from tilewright.ops.computed_sums import ComputedSumsTemplate
 from tilewright.ops.contraction import ContractionTemplate
 from tilewright.ops.depthwise import DepthwiseTemplate
+from tilewright.ops.depthwise_gradient import DepthwiseGradientTemplate
 from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.expansion import ExpansionTemplate
@@ -36,7 +38,17 @@ TEMPLATES: tuple[Template, ...] = (
     DepthwiseTemplate(),
     ContractionTemplate(),
     PixelSumsTemplate(),
-    SummedTemplate([DepthwiseTemplate(), ContractionTemplate(), WinogradTransformTemplate(), WindowTemplate()]),
+    ComputedSumsTemplate(),
+    DepthwiseGradientTemplate(),
+    SummedTemplate(
+        [
+            DepthwiseTemplate(),
+            ContractionTemplate(),
+            DepthwiseGradientTemplate(),
+            WinogradTransformTemplate(),
+            WindowTemplate(),
+        ]
+    ),
     RowsTemplate(),
     QuadsTemplate(),
     RecurrentTemplate(),

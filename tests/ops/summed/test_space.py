@@ -12,7 +12,7 @@ from tests.models import TARGET
 from tests.targets import require
 from tilewright.graph.sums import join_functions
 from tilewright.graph.task_use import key_of, make_use, strip
-from tilewright.ops import contraction, winograd
+from tilewright.ops import contraction, depthwise_gradient, winograd
 from tilewright.ops.mark import take_mark
 from tilewright.ops.pixel_sums import Statistics, channel_statistics
 from tilewright.ops.registry import make_space
@@ -23,6 +23,7 @@ from tilewright.task import Task
 
 _PADDED = (1, 1, 1, 1)
 _TILING = winograd.Tiling.of(4, 2, 7, 9, _PADDED)
+_GRADIENT = depthwise_gradient.DataGradient((2, 24, 7, 9), (4, 5), (3, 3), (2, 2), (1, 1))
 #: Functions whose results are images in blocks, each with the shapes of its operands and of its result.
 BASES: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...]]] = {
     "1x1": (
@@ -38,6 +39,11 @@ BASES: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...]]] = {
     "depthwise": (
         contraction.depthwise_conv2d((2, 3, 7, 9, 8), (3, 3, 3, 8), (1, 1), _PADDED, (1, 1)),
         [(2, 3, 7, 9, 8), (3, 3, 3, 8)],
+        (2, 3, 7, 9, 8),
+    ),
+    "gradient": (
+        depthwise_gradient.data_gradient(_GRADIENT, (2, 3, 4, 5, 8)),
+        [(2, 3, 4, 5, 8), (3, 3, 3, 8)],
         (2, 3, 7, 9, 8),
     ),
     "inverse": (winograd.inverse_transform(_TILING, 3, 8), [(36, 3, _TILING.tiles, 8)], (2, 3, 7, 9, 8)),

@@ -12,7 +12,7 @@ from tilewright.space.loops import REDUCTION, SPATIAL
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
-__all__ = ["AXES", "BLOCK", "KIND", "PACKS", "PAD", "TILED", "Form", "mark_roles", "read_form"]
+__all__ = ["AXES", "BLOCK", "COMPUTED", "KIND", "PACKS", "PAD", "TILED", "Form", "mark_roles", "read_form"]
 
 #: The kind of the tasks. The attribute of their functions, ``tilewright.pixel_sums``, tells the roles of iterators.
 KIND = "pixel_sums"
@@ -23,6 +23,8 @@ AXES = "gcotyxul"
 TILED = "oyxu"
 #: The names of the blocks that add, and that pad the data.
 BLOCK, PAD = "pixel_sum", "pad"
+#: The attribute of functions that compute what they sum. It names the block that does.
+COMPUTED = "tilewright.computed"
 #: The names of the blocks that pack the left and the right matrix of a product.
 PACKS = ("pack_left", "pack_right")
 
@@ -37,6 +39,9 @@ class Form:
         batch, rows, cols: extents of the sum.
         padded: whether a block in the function pads the data.
         row_bytes: bytes that a row of pixels has in one block of all tensors that are read.
+        computed: the block that computes the gradient of a convolution's result, chunk by chunk; "": that is an
+            operand, or computed where it is read.
+        alone: whether the sums are the function's result. Otherwise another block writes it.
     """
 
     roles: str
@@ -46,6 +51,8 @@ class Form:
     cols: int
     padded: bool
     row_bytes: int
+    alone: bool
+    computed: str = ""
 
     @property
     def depthwise(self) -> bool:
@@ -61,6 +68,11 @@ class Form:
     def is_product(self) -> bool:
         """Whether it is a product of matrices: there is no kernel."""
         return "u" in self.roles and not set("gyx") & set(self.roles)
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every input meets every output, as in a product of matrices."""
+        return {"o", "u"} <= set(self.roles)
 
 
 def mark_roles(roles: str) -> dict[str, str]:
@@ -99,7 +111,9 @@ def read_form(module: IRModule) -> Form:
     batch, rows, cols = found[-3:]
     producers = [str(schedule.get(p).name_hint) for p in schedule.get_producers(block)]
     row_bytes = 4 * cols * (extents["l"] + extents["u"] * ("u" in roles))
-    return Form(roles, extents, batch, rows, cols, PAD in producers, row_bytes)
+    alone = not schedule.get_consumers(block)
+    computed = str(attributes[COMPUTED]) if attributes is not None and COMPUTED in attributes else ""
+    return Form(roles, extents, batch, rows, cols, PAD in producers, row_bytes, alone, computed)
 
 
 def _integer(value: object) -> int:

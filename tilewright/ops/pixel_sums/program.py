@@ -77,6 +77,13 @@ class _Program:
     form: Form
     decisions: Decisions
 
+    @property
+    def is_one_chunk(self) -> bool:
+        """Whether the sums of a tile over its one chunk are the results, which are stored and not added to others."""
+        decisions = self.decisions
+        alone = decisions.images * decisions.rows * decisions.parts == 1
+        return alone and not self.form.padded and not self.form.computed and not decisions.packed
+
     def add_chunks(self, name: str, chunk: LoopRV) -> tuple[SBlockRV, SBlockRV, LoopRV]:
         """Sum one chunk after the other, and each tile of a chunk in registers.
 
@@ -88,11 +95,17 @@ class _Program:
             The block that sums a tile of one chunk, the block that adds tiles, and the parallel loop of both.
         """
         schedule, form, decisions = self.schedule, self.form, self.decisions
-        schedule.rfactor(chunk, 0)
-        tile, total = schedule.get_sblock(f"{name}_rf"), schedule.get_sblock(name)
-        loops = schedule.get_loops(total)
+        if self.is_one_chunk:
+            tile, total = schedule.get_sblock(name), schedule.cache_write(schedule.get_sblock(name), 0, "local")
+            loops, chunks = schedule.get_loops(total), []
+        else:
+            schedule.rfactor(chunk, 0)
+            tile, total = schedule.get_sblock(f"{name}_rf"), schedule.get_sblock(name)
+            schedule.set_scope(tile, 0, "local")
+            *loops, last = schedule.get_loops(total)
+            chunks = [last]
         axes = dict(zip(form.roles, loops, strict=False))
-        parts = loops[len(form.roles) : -1]  # one loop, or none
+        parts = loops[len(form.roles) :]  # one loop, or none
         tiles: dict[str, LoopRV] = {}
         for axis, extent in decisions.tile.items():
             if axis in axes:
@@ -103,10 +116,10 @@ class _Program:
         between = [axes[a] for a in "ocyxu" if a in axes and a not in decisions.outside]
         # In a product the vectors of the right matrix stay in registers, while numbers of the left one pass.
         registers = [tiles[a] for a in ("uo" if form.is_product else "oyxut") if a in tiles]
-        schedule.reorder(*around, loops[-1], *between, *registers, axes["l"])
-        schedule.compute_at(tile, between[-1] if between else loops[-1], preserve_unit_loops=True)
-        schedule.set_scope(tile, 0, "local")
-        self._order_tile(tile, 1 + len(around) + len(between))
+        outer = [*around, *chunks, *between]
+        schedule.reorder(*outer, *registers, axes["l"])
+        schedule.compute_at(tile, outer[-1], preserve_unit_loops=True)
+        self._order_tile(tile, len(outer))
         for loop in registers:
             schedule.unroll(loop)
         schedule.vectorize(axes["l"])
@@ -144,6 +157,13 @@ class _Program:
         if not self.decisions.pad_inside:
             schedule.parallel(schedule.fuse(*loops[:2]))
 
+    def compute(self, total: SBlockRV) -> None:
+        """Compute what is summed one chunk after the other."""
+        schedule = self.schedule
+        block = schedule.get_sblock(self.form.computed)
+        schedule.compute_at(block, schedule.get_loops(total)[1], preserve_unit_loops=True)
+        schedule.vectorize(schedule.get_loops(block)[-1])
+
     def pack(self, total: SBlockRV) -> None:
         """Pack matrices one chunk after the other."""
         schedule = self.schedule
@@ -175,18 +195,27 @@ class _Program:
             part, *spatial = schedule.get_loops(block)[1:]
             self.add_parts(spatial, part)
 
-    def add_parts(self, spatial: Sequence[LoopRV], part: LoopRV) -> None:
+    def add_parts(self, spatial: Sequence[LoopRV], part: LoopRV, parallel: bool = False) -> None:
         """Add up the sums of the parts, vector by vector.
 
         Args:
             spatial: the loops of the block that adds them, the lanes last.
             part: its loop over parts.
+            parallel: whether all loops but the last of ``spatial`` run in parallel.
         """
         schedule = self.schedule
         schedule.reorder(*spatial[:-1], part, spatial[-1])
         schedule.vectorize(spatial[-1])
+        if parallel:
+            schedule.parallel(schedule.fuse(*spatial[:-1]))
         start = schedule.decompose_reduction(schedule.get_sblock(BLOCK), part)
         schedule.vectorize(schedule.get_loops(start)[-1])
+
+    def add_parts_alone(self) -> None:
+        """Add up the sums of the parts in loops of their own; in parallel if there may be millions of sums."""
+        block = self.schedule.get_sblock(BLOCK)
+        *spatial, part = self.schedule.get_loops(block)
+        self.add_parts(spatial, part, parallel=self.form.is_dense)
 
     def write_alone(self, block: SBlockRV) -> None:
         """Schedule what comes after all sums in loops of its own."""
@@ -207,7 +236,7 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
-    writer = _inline(schedule, decisions.packed)
+    writer = _inline(schedule, (*decisions.packed, form.computed))
     program = _Program(schedule, form, decisions)
     block = schedule.get_sblock(BLOCK)
     *_, images, rows, _ = schedule.get_loops(block)
@@ -219,26 +248,31 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
         part, chunk = schedule.split(chunk, factors=[decisions.parts, None])
         schedule.rfactor(part, 0)
         name = f"{BLOCK}_rf"
-        *spatial, _, chunk, _, _, _ = schedule.get_loops(schedule.get_sblock(name))
+        *_, chunk, _, _, _ = schedule.get_loops(schedule.get_sblock(name))
     tile, total, parallel = program.add_chunks(name, chunk)
-    if decisions.parts == 1 and _joins(schedule, writer, form):
+    if form.alone:
+        if decisions.parts > 1:
+            program.add_parts_alone()
+    elif decisions.parts == 1 and _joins(schedule, writer, form):
         schedule.reverse_compute_at(schedule.get_sblock(writer), parallel)
     elif form.is_product:
         program.write_product(writer)
     else:
         if decisions.parts > 1:
-            *spatial, part = schedule.get_loops(schedule.get_sblock(BLOCK))
-            program.add_parts(spatial, part)
+            program.add_parts_alone()
         program.write_alone(schedule.get_sblock(writer))
     if form.padded:
         program.pad(total, parallel)
     program.pack(total)
+    if form.computed:
+        program.compute(total)
     schedule.parallel(parallel)
     schedule.decompose_reduction(tile, program.first_pixel)
     if decisions.ahead:
         schedule.annotate(program.first_pixel, AHEAD, 1)
-    start = schedule.decompose_reduction(total, schedule.get_loops(total)[1])
-    schedule.vectorize(schedule.get_loops(start)[-1])
+    if not program.is_one_chunk:
+        start = schedule.decompose_reduction(total, schedule.get_loops(total)[1])
+        schedule.vectorize(schedule.get_loops(start)[-1])
     return schedule
 
 
@@ -248,13 +282,13 @@ def _joins(schedule: Schedule, writer: str, form: Form) -> bool:
     return "t" not in form.roles and written == math.prod(form.extents.values())
 
 
-def _inline(schedule: Schedule, packed: tuple[str, ...]) -> str:
-    """Inline all blocks except padding, packing, the sum, and the writer of the result. Returns the writer's name."""
+def _inline(schedule: Schedule, kept: tuple[str, ...]) -> str:
+    """Inline all blocks except padding, the sum, the writer of the result, and others. Returns the writer's name."""
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
-    if len(writers) != 1 or writers[0] == BLOCK:
-        raise FormError("a function of a sum over pixels has one result, which a block after the sum writes")
+    if len(writers) != 1:
+        raise FormError("a function of a sum over pixels has one result")
     for name in names:
-        if name not in (PAD, BLOCK, writers[0], *packed):
+        if name not in (PAD, BLOCK, writers[0], *kept):
             schedule.compute_inline(schedule.get_sblock(name))
     return writers[0]

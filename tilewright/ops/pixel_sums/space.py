@@ -34,6 +34,11 @@ _BODY = 256
 _FAR_BYTES, _NEAR_BYTES = 10.0, 40.0
 #: The relative cost of a chunk of twice the size of which a cache holds all that is read again. (A choice.)
 _LARGE_COST = 0.1
+#: The same for the panel of a register tile if both operands lie in blocks. (1x1, 64 to 256 channels: a panel of 57 KB
+#: instead of 28 KB costs 3 %.)
+_PANEL_COST = 0.02
+#: The share of the second cache that holds an operand which is read again.
+_HELD = 0.8
 #: Multiply-adds of vectors in a cycle.
 _ADDS = 2
 #: Register tiles that are ranked together with chunks.
@@ -62,7 +67,8 @@ class PixelSumsSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine it is scheduled for.
-        template: ``pixel_sums/1``; ``pixel_sums/2`` of products of matrices, which has the knob ``ahead``.
+        template: ``pixel_sums/1``; ``pixel_sums/2`` of products of matrices, which has the knob ``ahead``;
+            ``pixel_sums/3`` of other sums over all inputs and outputs.
         knobs: ``tile_o``, ``tile_y``, ``tile_x``, ``tile_u``: blocks of outputs, rows and columns of the kernel, and
             inputs in a register tile; ``chunks`` of images, then also of their rows, that are summed one after the
             other; ``parts`` of the chunks that run in parallel; ``outside``: the blocks around the chunks; ``unroll``:
@@ -91,6 +97,8 @@ class PixelSumsSpace(KnobsAlone):
         self.knobs: tuple[Knob, ...] = _knobs(self._form, target)
         if self._form.is_product:
             self.template = "pixel_sums/2"
+        elif self._form.is_dense:
+            self.template = "pixel_sums/3"
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs fit the registers, and cut chunks into parts of equal numbers. ``(n,)``."""
@@ -101,8 +109,11 @@ class PixelSumsSpace(KnobsAlone):
         ok: NDArray[np.bool_] = (sums + kept * self._vectors + 1 <= self.target.registers) | (tile.prod(axis=1) == 1)
         ok &= (sums * values[:, _COLUMNS] <= _BODY) | (values[:, _COLUMNS] == 1)
         ok &= values[:, _CHUNKS] % values[:, _PARTS] == 0
+        if self._form.computed and not self._form.depthwise:  # each pixel is computed once
+            ok &= np.isin(values[:, _OUTSIDE], (OUTSIDE.index("o"), _NO_BLOCKS))
         # Something runs in parallel.
-        ok &= (values[:, _OUTSIDE] != _NO_BLOCKS) | (values[:, _PARTS] > 1)
+        serial = (values[:, _PARTS] == 1) & (self._form.extents["g"] == 1)
+        ok &= (values[:, _OUTSIDE] != _NO_BLOCKS) | ~serial
         return ok
 
     def default(self) -> NDArray[np.int32]:
@@ -132,6 +143,8 @@ class PixelSumsSpace(KnobsAlone):
     def _finish(self, config: NDArray[np.int32]) -> NDArray[np.int32]:
         """The config with what is best for any tile."""
         config[_PAD] = len(self.knobs[_PAD]) - 1
+        if self._form.alone:
+            config[_AHEAD] = 1
         if self._form.is_product:
             # Packing the left matrix gains 3 to 8 %, and packing the right one nothing.
             config[_PAD] = 1
@@ -211,10 +224,11 @@ class PixelSumsSpace(KnobsAlone):
         # Padding is done again for each iteration of a loop around the chunks over blocks of outputs.
         again = np.asarray([blocks["o"][i] if "o" in name else 1 for i, name in enumerate(names)])
         cost += (0.1 if form.padded else 0.0) * np.log2(again) + 0.01 * values[:, _OUTSIDE]
-        if form.is_product:
+        if form.is_dense:
             each = {a: np.asarray([blocks[a][i] if a in name else 1 for i, name in enumerate(names)]) for a in "co"}
-            product: NDArray[np.float64] = 4 * (1 - balance) + self._relative_traffic(values, each["c"], each["o"])
-            return product
+            traffic = self._relative_traffic(values, each["c"], each["o"])
+            dense: NDArray[np.float64] = 4 * (1 - balance) + traffic
+            return dense
         return cost
 
     def _relative_traffic(
@@ -226,23 +240,34 @@ class PixelSumsSpace(KnobsAlone):
         one. The left matrix is read for each of the ``right_blocks`` around the chunks, and the right one for each of
         the ``left_blocks``. Each chunk reads and writes the sums.
         """
-        extents, target, tokens = self._form.extents, self.target, self._form.batch * self._form.cols
+        form, extents, target = self._form, self._form.extents, self.target
+        tokens = form.batch * form.rows * form.cols
         left, right = (4.0 * extents[a] * extents[b] for a, b in ("cu", "ol"))
         chunks, parts = values[:, _CHUNKS], values[:, _PARTS]
         chunk = tokens / chunks * left / left_blocks
         held = chunk <= target.l2 / 2
         tiles = extents["o"] / values[:, 0]
         panel = 4.0 * tokens / chunks * values[:, 0] * extents["l"]
-        sums = left * right / 4.0
+        kernel = extents["y"] * extents["x"]
+        sums = left * right / 4.0 * kernel
         stays = sums / (left_blocks * right_blocks) <= target.l2 / 2
         moved = 2.0 * sums * chunks / np.where(stays, _NEAR_BYTES, _FAR_BYTES)
         moved += np.where(parts > 1, 2.0 * sums * parts, 0.0) / _FAR_BYTES
+        if not form.is_product:  # what the second cache holds as a whole is read once
+            right_blocks = np.where(tokens * left <= _HELD * target.l2, 1, right_blocks)
+            left_blocks = np.where(tokens * right <= _HELD * target.l2, 1, left_blocks)
+            moved += np.where(parts > 1, sums * parts, 0.0) / _FAR_BYTES  # results are written in another order
+            # Each tile of the kernel and of inputs reads the panel again.
+            again = tokens * right * extents["c"] * extents["u"] * kernel / values[:, 1:4].prod(axis=1)
+            moved += np.where(panel > target.l2 / 2, again, 0.0) / _FAR_BYTES
         moved += tokens * left * np.where(held, right_blocks, tiles) / _FAR_BYTES
         moved += tokens * right * left_blocks / _FAR_BYTES
-        relative: NDArray[np.float64] = moved / (tokens * left * right / 16.0 / (_ADDS * target.lanes))
+        adds = tokens * left * right / 16.0 * kernel / (_ADDS * target.lanes)
+        relative: NDArray[np.float64] = moved / adds
         # The caches hold other data, too.
         relative += _LARGE_COST * np.log2(np.maximum(1.0, chunk / (target.l2 / 8)))
-        return relative + _LARGE_COST * np.log2(np.maximum(1.0, panel / (target.l1 / 4)))
+        weight = _LARGE_COST if form.is_product else _PANEL_COST
+        return relative + weight * np.log2(np.maximum(1.0, panel / (target.l1 / 4)))
 
 
 def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
@@ -254,8 +279,10 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
     for wanted in (target.cores, 2 * target.cores, 4 * target.cores):
         parts.add(min((d for d in chunks if d > 1), key=lambda d: (abs(d - wanted), d), default=1))
     outside = [0] if extents["o"] == 1 or "o" not in form.roles else [1] if extents["c"] == 1 else [0, 1, 2, 3]
-    if (form.is_product or form.is_column_sum) and len(parts) > 1:
+    if (form.is_dense or form.is_column_sum) and (len(parts) > 1 or extents["g"] > 1):
         outside = [*outside, _NO_BLOCKS]
+    if form.computed and not form.depthwise:
+        outside = [OUTSIDE.index("o"), _NO_BLOCKS]
     return (
         *(ChoiceKnob.of(f"tile_{axis}", choices) for axis, choices in zip(TILED, tiles, strict=True)),
         ChoiceKnob.of("chunks", chunks),
@@ -263,7 +290,7 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
         ChoiceKnob.of("outside", outside),
         ChoiceKnob.of("unroll", [d for d in divisors(form.cols) if d <= _UNROLL]),
         ChoiceKnob.of("pad", [0, 1] if form.padded else [0, 1, 2, 3] if form.is_product else [0]),
-        *([ChoiceKnob.of("ahead", [0, 1])] if form.is_product else []),
+        *([ChoiceKnob.of("ahead", [0, 1])] if form.is_product or form.alone else []),
     )
 
 

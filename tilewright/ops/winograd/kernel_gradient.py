@@ -107,8 +107,7 @@ def sum_tiles(tiling: Tiling, data: tuple[int, int], gradient: tuple[int, int]) 
         name=sums_form.BLOCK,
         attrs=sums_form.mark_roles("gcoul"),
     )
-    result = te.compute(shape, lambda *place: sums(*place), name="finish")
-    return make_function([left, right, result], OPAQUE)
+    return make_function([left, right, sums], OPAQUE)
 
 
 @lru_cache(KEPT)

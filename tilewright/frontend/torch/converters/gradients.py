@@ -10,6 +10,7 @@ from tilewright.frontend.torch.graph import shape_of
 from tilewright.frontend.transposed import Axis, emit_transposed
 from tilewright.ops.attention import Attention, Dims, attention
 from tilewright.ops.attention_gradient import AttentionGradient, attention_gradient
+from tilewright.ops.depthwise_gradient import DATA_GRADIENT, DataGradient, plain_data_gradient
 from tilewright.ops.elementwise.elementary import gelu_in_training, gelu_slope
 from tilewright.ops.elementwise.expression import GELU, GELU_SLOPE, apply_formula
 from tilewright.ops.elementwise.gradients import ActivationGradient, activation_gradient
@@ -99,7 +100,33 @@ def _turned_data_gradient(o: Operands) -> relax.Expr:
 
 def _data_gradient(o: Operands) -> relax.Expr:
     """The gradient of the data: the transposed convolution of the output's gradient."""
+    from tvm import relax
+
+    gradient = _depthwise_gradient(o)
+    if gradient is not None:
+        function = o.builder.add_func(plain_data_gradient(gradient), DATA_GRADIENT)
+        kind = relax.TensorType(gradient.data, "float32")
+        return o.emit(relax.call_tir(function, [o.expr("grad_output"), o.expr("weight")], kind))
     return emit_transposed(o, o.expr("grad_output"), o.expr("weight"), _axes(o), o.integer("groups"))
+
+
+def _depthwise_gradient(o: Operands) -> DataGradient | None:
+    """The gradient of the data of a depthwise convolution with a stride; None: it is another convolution."""
+    data, out, depth = o.shape("input"), o.shape("grad_output"), o.shape("weight")[1]
+    channels, stride, dilation = data[1], o.integers("stride", 2), o.integers("dilation", 2)
+    depthwise = o.integer("groups") == channels == out[1] > 1 and depth == 1
+    if not depthwise or max(stride) == 1 or max(dilation) > 1 or o.dtype("input") != "float32":
+        return None
+    top, left = o.integers("padding", 2)
+    n, _, height, width = data
+    kernel = o.shape("weight")
+    return DataGradient(
+        (n, channels, height, width),
+        (out[2], out[3]),
+        (kernel[2], kernel[3]),
+        (stride[0], stride[1]),
+        (top, left),
+    )
 
 
 @converter("tilewright.channel_statistics.default")
