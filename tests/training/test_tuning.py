@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import threading
 import time
@@ -94,6 +95,48 @@ def test_slots_have_their_share_of_the_time_and_delay_no_step_by_half(
     around = [np.median(spans[max(0, place - 8) : place + 9]) for place in range(len(spans))]
     assert (spans / around).max() <= 1.5
     assert pace.step_seconds == pytest.approx(0.6)
+
+
+def test_steps_that_became_shorter_pay_for_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small share, the first kernels pay for the next ones: no step takes longer than in PyTorch, and 5 %."""
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace, given = Pace(), dict[tuple[float, bool], float]()
+    pace.share = 0.05
+    for length, usual in ((1.0, math.nan), (1.0, 1.0), (0.6, 1.0), (0.6, math.nan)):
+        pace.usual = usual
+        for number in range(200):
+            if number == 40:  # the length of a step is known
+                before, since = pace.given, clock.now
+            pace.begin_step(1)
+            clock.now += length
+        given[length, usual == usual] = (pace.given - before) / (clock.now - since)
+    assert given[1.0, False] == pytest.approx(0.05, rel=0.1)
+    assert given[1.0, True] == pytest.approx(0.05, rel=0.1)
+    assert given[0.6, True] == pytest.approx(1.0 - 0.6 * 0.95, rel=0.05)
+    assert given[0.6, False] == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("share", "allowed"), [(None, (PREPARING, TUNING)), (0.2, (0.2, TUNING)), (0.02, (0.02, 0.02))]
+)
+def test_an_option_limits_the_share(share: float | None, allowed: tuple[float, float]) -> None:
+    options = Options(share=share)
+    assert (options.limit(PREPARING), options.limit(TUNING)) == allowed
+    assert Options(mode="now").limit(PREPARING) == 0.0
+
+
+def test_time_that_slots_could_not_take_is_not_given_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While slots become longer they get less than their share. A small share that follows does not make up for it."""
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace, before, since = Pace(), 0.0, 0.0
+    for number in range(60):
+        if number in (4, 20):
+            pace.share, before, since = (PREPARING if number == 4 else TUNING), pace.given, clock.now
+        pace.begin_step(1)
+        clock.now += 1.0
+    assert pace.given - before <= 1.5 * TUNING * (clock.now - since)
 
 
 def test_a_step_that_is_longer_has_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
