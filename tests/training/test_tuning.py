@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import pickle
@@ -235,7 +236,7 @@ def test_the_next_run_needs_no_compiler_and_no_process(kept: Path, monkeypatch: 
 
 @pytest.mark.parametrize("kind", ["damaged", "foreign"])
 def test_a_cache_that_cannot_be_used_is_ignored(kind: str, kept: Path) -> None:
-    entries = sorted(Path(f"{kept}.executables").iterdir())
+    entries = sorted(path for path in Path(f"{kept}.executables").iterdir() if path.is_dir())
     assert entries
     for entry in entries:
         if kind == "damaged":
@@ -413,7 +414,39 @@ def test_neither_records_nor_cache_are_needed(tmp_path: Path, caplog: pytest.Log
     assert said[1].startswith("not all executables are kept for the next run")
 
 
+def forget_proofs(records: Path) -> None:
+    """Let executables beside records be those of a training that ended before they were proven."""
+    for path in Path(f"{records}.executables").glob("*.proven"):
+        path.unlink()
+
+
+def test_what_an_earlier_run_has_proven_is_not_proven_again(kept: Path) -> None:
+    model = make_perceptron()
+    (first, *_) = train(model, steps=1, mode="cached", records=str(kept))
+    assert (first.ours, first.theirs) == (1, 0)
+    assert first.proof.earlier
+    assert 0.0 <= first.proof.worst < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["another", "damaged", "missing"])
+def test_a_proof_of_another_executable_proves_nothing(kind: str, kept: Path) -> None:
+    paths = sorted(Path(f"{kept}.executables").glob("*.proven"))
+    assert paths
+    for path in paths:
+        if kind == "another":
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"executable": "0"}), encoding="utf-8")
+        elif kind == "damaged":
+            path.write_text("[", encoding="utf-8")
+        else:
+            path.unlink()
+    (first, *_) = train(make_perceptron(), steps=1, mode="cached", records=str(kept))
+    assert (first.ours, first.theirs) == (1, 1)
+    assert first.proof.in_step
+    assert sorted(Path(f"{kept}.executables").glob("*.proven")) == paths  # it was proven in the step
+
+
 def test_a_step_with_infinite_results_proves_nothing(kept: Path) -> None:
+    forget_proofs(kept)
     model = make_perceptron()
     compiled = optimize(model, mode="cached", records=str(kept))
     for value, states in ((float("nan"), {"ready"}), (float("inf"), {"ready"}), (1.0, {"running"})):

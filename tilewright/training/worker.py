@@ -218,6 +218,7 @@ class Worker:
         """Note all orders that wait."""
         while not self._waiting.empty():
             self._note(self._waiting.get())
+        self._next = deque(self._proofs.sort(self._next))
 
     def _note(self, order: Order) -> None:
         """Note an order that has waited."""
