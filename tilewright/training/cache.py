@@ -169,9 +169,9 @@ def _read_proof(folder: Path, key: str, executable: Executable) -> KeptProof | N
     with contextlib.suppress(OSError, ValueError):
         entry = json.loads(_proof_of(folder, key).read_text(encoding="utf-8"))
         if isinstance(entry, dict) and entry.get("executable") == _digest(executable):
-            numbers = (entry.get("worst"), entry.get("their_seconds"))
-            if all(isinstance(number, int | float) for number in numbers):
-                return KeptProof(*map(float, numbers))
+            worst, theirs = entry.get("worst"), entry.get("their_seconds")
+            if isinstance(worst, int | float) and isinstance(theirs, int | float):
+                return KeptProof(float(worst), float(theirs))
     return None
 
 
