@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from bench._training_models import BATCH, make_training
+from tilewright.measure.memory import held
 from tilewright.tensor import Array, TensorSpec
 
 __all__ = ["ARMS", "StepSeconds", "Steps"]
@@ -81,6 +83,10 @@ class Steps:
             self._step()
             ends.append(time.perf_counter() - begin)
         return ends[1:]
+
+    def find_peak(self, _: Sequence[Array]) -> int:
+        """The most memory that this process has had, in bytes."""
+        return held(os.getpid())[1]
 
     def compute_gradients(self, _: Sequence[Array]) -> list[Array]:
         """The gradients of all parameters, with the weights as they are."""

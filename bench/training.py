@@ -10,7 +10,10 @@ Each network is trained on one batch of 16 with SGD and momentum.
   long goes on at its median step. ``slowest_step`` is the longest step as a multiple of the median of all steps;
   ``slowest_step_around`` as one of the median of the 16 steps around it, since steps become shorter while kernels are
   tuned. ``first_minute_lost`` is by how much the steps of the first minute took longer than as many of eager PyTorch,
-  as a share. Steps in which PyTorch traces the network are left out of these three.
+  as a share. Steps in which PyTorch traces the network are left out of these three. ``full_speed_seconds`` is the time
+  from the first step until steps are as fast as the last ones of that training, in another one that begins with its
+  records. ``peak_memory`` is the most memory that the training process had, as a multiple of what eager PyTorch had,
+  and ``peak_memory_again`` that of the training that begins with records. ``peak_bytes`` has it by arm.
 - *After tuning.* All arms race by turns, each in a process of its own; Tilewright has what its records hold.
   ``step_ratio`` is the ratio of medians, with the interval of a bootstrap over turns. The better one of both layouts
   (channels first and last) counts for each arm of PyTorch.
@@ -41,7 +44,6 @@ and maximum pooling: the gradients of those jump, and rounding decides on which 
 from __future__ import annotations
 
 import argparse
-import bisect
 import math
 import tempfile
 import time
@@ -52,6 +54,7 @@ from typing import Any
 
 import numpy as np
 
+from bench._alone import Alone, describe_memory, describe_steps, find_full_speed, find_overtaking, train_alone
 from bench._curves import plot_steps
 from bench._each import each
 from bench._gradient_errors import measure_errors, show_errors
@@ -60,7 +63,6 @@ from bench._training_models import BATCH, OWN
 from bench._training_steps import Steps
 from tilewright.cli.text import table
 from tilewright.measure.compare import compare, latency
-from tilewright.measure.peer_process import PeerProcess
 from tilewright.measure.peers import Entrant, Peer, race
 from tilewright.processor import model_name
 from tilewright.target import Target
@@ -70,64 +72,10 @@ MODELS = "resnet18,resnet50,mobilenetv3_large_100,vit_tiny_patch16_224,encoder"
 OTHERS = {"eager": ("eager", "eager-last"), "inductor": ("inductor", "inductor-last")}
 #: Seconds that an arm of PyTorch trains alone, its compiling besides; turns of the race, and about how long one lasts.
 _ALONE_SECONDS, _COMPILE_SECONDS, _TURNS, _TURN_SECONDS = 45.0, 75.0, 12, 2.0
+#: Seconds that Tilewright trains once more with its records: its first step takes some of them.
+_AGAIN_SECONDS = 30.0
 #: The passes that are timed by themselves.
 _PASSES = ("forward", "backward")
-#: The first steps, in which PyTorch traces the network. They are no slow steps of Tilewright's.
-_TRACING = 2
-#: Steps before and after a step that it is compared with: steps become shorter while a network is tuned.
-_AROUND = 8
-#: Seconds of the first minute.
-_MINUTE = 60.0
-
-
-def train_alone(name: str, arm: str, seconds: float, threads: int, options: Mapping[str, Any]) -> list[float]:
-    """The ends of the steps of an arm, in seconds from its start."""
-    process = PeerProcess(threads)
-    try:
-        process.start(Steps, (name, arm, threads, dict(options)))
-        return list(process.call("run", seconds))
-    finally:
-        process.kill()
-
-
-def find_overtaking(ours: Sequence[float], theirs: Sequence[float]) -> float | None:
-    """The seconds after which more steps were taken than the other arm took, for good; None if that did not come.
-
-    Args:
-        ours: the ends of the steps.
-        theirs: those of the other arm. What it would have done after its last one is its median step.
-    """
-    regular = find_regular(theirs)
-    overtaken: float | None = None
-    for count, end in enumerate(ours, 1):
-        other = bisect.bisect_right(theirs, end)
-        if other == len(theirs):
-            other += int((end - theirs[-1]) / regular)
-        overtaken = (end if overtaken is None else overtaken) if count > other else None
-    return overtaken
-
-
-def find_regular(ends: Sequence[float]) -> float:
-    """The usual seconds of a step, once steps are regular: the median of the later half."""
-    return float(np.median(np.diff([0.0, *ends])[len(ends) // 2 :]))
-
-
-def describe_steps(ours: Sequence[float], eager: Sequence[float]) -> dict[str, float]:
-    """How even steps are, and what tuning costs at first. Steps in which PyTorch traces the network are left out.
-
-    Args:
-        ours: the ends of the steps.
-        eager: those of eager PyTorch.
-    """
-    spans = np.diff([0.0, *ours])[min(_TRACING, len(ours) - 1) :]
-    ends = np.asarray(ours)[-len(spans) :]
-    around = [np.median(spans[max(0, place - _AROUND) : place + _AROUND + 1]) for place in range(len(spans))]
-    first = spans[ends <= ends[0] + _MINUTE]
-    return {
-        "slowest_step": float(spans.max() / np.median(spans)),
-        "slowest_step_around": float((spans / around).max()),
-        "first_minute_lost": float(first.mean() / find_regular(eager) - 1.0),
-    }
 
 
 @dataclass(frozen=True)
@@ -138,11 +86,13 @@ class Plan:
         name: of the network.
         minutes: that Tilewright trains and tunes; 0: it has the kernels of an earlier run.
         folder: of its records.
+        share: of the time that Tilewright may take to prepare and tune kernels; None: its default.
     """
 
     name: str
     minutes: float
     folder: Path
+    share: float | None = None
 
     @property
     def arms(self) -> list[str]:
@@ -170,7 +120,7 @@ class Plan:
         """The file of its records."""
         return self.folder / f"{self.name}.db"
 
-    def make_options(self, **others: str) -> dict[str, Any]:
+    def make_options(self, **others: str | float) -> dict[str, Any]:
         """Options of Tilewright."""
         return {"records": str(self.records), "threads": self.threads, **others}
 
@@ -178,15 +128,7 @@ class Plan:
 def bench(plan: Plan) -> dict[str, Any]:
     """Train a network with all arms, and time the kernels of ours."""
     threads, cached = plan.threads, plan.make_options(mode="cached")
-    alone: dict[str, list[float]] = {}
-    if plan.minutes:
-        if plan.records.exists():
-            raise SystemExit(f"tuning starts from empty records, but {plan.records} exists; name another --records")
-        tuning = plan.make_options(mode="background", budget=f"{plan.minutes:g}m")
-        alone["tilewright"] = train_alone(plan.name, plan.own, 60.0 * plan.minutes, threads, tuning)
-        for arm in plan.arms:
-            seconds = _ALONE_SECONDS + (_COMPILE_SECONDS if arm.startswith("inductor") else 0.0)
-            alone[arm] = train_alone(plan.name, arm, seconds, threads, {})
+    alone = _train_each_alone(plan) if plan.minutes else {}
     entrants = [Entrant("tilewright", Steps, (plan.name, plan.own, threads, cached))]
     entrants += [Entrant(arm, Steps, (plan.name, arm, threads)) for arm in plan.arms]
     ours, *others = race(entrants, _TURNS, _TURN_SECONDS, threads)
@@ -204,19 +146,36 @@ def bench(plan: Plan) -> dict[str, Any]:
             which: {"arm": other.name, **compare(mine, of_name[other.name])} for which, other in best.items()
         }
     if alone:
+        own, again, eager = (alone[arm] for arm in ("tilewright", "again", best["eager"].name))
         found["overtakes_seconds"] = {
-            key: find_overtaking(alone["tilewright"], alone[other.name]) for key, other in best.items()
+            key: find_overtaking(own.ends, alone[other.name].ends) for key, other in best.items()
         }
-        found |= describe_steps(alone["tilewright"], alone[best["eager"].name])
+        found |= describe_steps(own.ends, eager.ends)
+        found["full_speed_seconds"] = find_full_speed(again.ends, own.ends)
+        found |= describe_memory(alone, best["eager"].name)
     return {
         **found,
         "gradient_error": errors["gradients"]["tilewright"]["worst"],
         "gradient_errors": errors["gradients"],
         "gradients_left_out": errors["cancel"],
         **measure_kernels(plan.name, plan.own, threads, cached),
-        "ends": {arm: [round(end, 3) for end in ends] for arm, ends in alone.items()},
+        "ends": {arm: [round(end, 3) for end in each.ends] for arm, each in alone.items()},
         **_describe_run(threads),
     }
+
+
+def _train_each_alone(plan: Plan) -> dict[str, Alone]:
+    """Train a network with each arm alone, by its name; ``again`` is Tilewright with its records."""
+    if plan.records.exists():
+        raise SystemExit(f"tuning starts from empty records, but {plan.records} exists; name another --records")
+    share = {} if plan.share is None else {"share": plan.share}
+    tuning = plan.make_options(mode="background", budget=f"{plan.minutes:g}m", **share)
+    alone = {"tilewright": train_alone(plan.name, plan.own, 60.0 * plan.minutes, plan.threads, tuning)}
+    alone["again"] = train_alone(plan.name, plan.own, _AGAIN_SECONDS, plan.threads, plan.make_options(mode="cached"))
+    for arm in plan.arms:
+        seconds = _ALONE_SECONDS + (_COMPILE_SECONDS if arm.startswith("inductor") else 0.0)
+        alone[arm] = train_alone(plan.name, arm, seconds, plan.threads, {})
+    return alone
 
 
 def bench_kernels(plan: Plan) -> dict[str, Any]:
@@ -247,6 +206,9 @@ def show(networks: Mapping[str, Any]) -> str:
             row.append("never" if seconds is None else "-" if math.isnan(seconds) else f"{seconds:.0f}")
         row += [f"{entry[key]:.2f}" if key in entry else "-" for key in ("slowest_step", "slowest_step_around")]
         row.append(f"{100 * entry['first_minute_lost']:.0f} %" if "first_minute_lost" in entry else "-")
+        full = entry.get("full_speed_seconds", math.nan)
+        row.append("never" if full is None else "-" if math.isnan(full) else f"{full:.0f}")
+        row += [f"{entry[key]:.2f}" if key in entry else "-" for key in ("peak_memory", "peak_memory_again")]
         rows.append([*row, f"{entry['gradient_error']:.1e}"])
         row = [name]
         for key in _PASSES:
@@ -254,7 +216,8 @@ def show(networks: Mapping[str, Any]) -> str:
             row += [_show_ratio(entry[f"{key}_ratio"][other]) for other in OTHERS]
         passes.append(row)
     header = ["network", "step, ms", "of eager", "overtakes, s", "of inductor", "overtakes, s"]
-    header += ["slowest step", "of those around", "first minute lost", "error"]
+    header += ["slowest step", "of those around", "first minute lost", "full speed again, s"]
+    header += ["peak memory", "again", "error"]
     means = [
         np.exp(np.mean([np.log(entry["step_ratio"][key]["ratio"]) for entry in networks.values()])) for key in OTHERS
     ]
@@ -284,6 +247,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=5.0, help="that Tilewright trains and tunes; 0: not at all")
     parser.add_argument("--json", type=Path, default=Path("training.json"))
     parser.add_argument("--records", type=Path, metavar="FOLDER", help="keeps what was tuned, for later runs")
+    parser.add_argument("--share", type=float, help="of the time that preparing and tuning may take, such as 0.05")
     parser.add_argument("--kernels-only", action="store_true", help="time our kernels, and race nobody")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the seconds of a step over time")
     parser.add_argument("--gradients-only", action="store_true", help="print the errors of gradients, and time nothing")
@@ -299,7 +263,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="tilewright-") as temporary:
         folder = Path(temporary) if arguments.records is None else arguments.records
         folder.mkdir(parents=True, exist_ok=True)
-        plans = {name: Plan(name, arguments.minutes, folder) for name in names}
+        plans = {name: Plan(name, arguments.minutes, folder, arguments.share) for name in names}
         once = bench_kernels if arguments.kernels_only else bench
         done = each(names, arguments.json, lambda name: once(plans[name]))
     found = {name: done[name] for name in names}

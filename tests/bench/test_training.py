@@ -11,10 +11,11 @@ import pytest
 
 pytest.importorskip("torch")
 
+from bench._alone import Alone, describe_memory, describe_steps, find_full_speed, find_overtaking
 from bench._training_kernels import Timed, bound_seconds, list_convolutions, list_kernels, show_kernels
 from bench._training_steps import StepSeconds
 from bench._training_tasks import DATA, ELEMENTWISE, FORWARD, WEIGHTS
-from bench.training import Plan, bench, describe_steps, find_overtaking, main, show, take_pass
+from bench.training import Plan, bench, main, show, take_pass
 from tilewright.measure.limits import Limits
 from tilewright.measure.peers import Peer
 
@@ -62,6 +63,19 @@ def test_steps_are_compared_with_those_around_them_and_with_eager_ones() -> None
     assert found["slowest_step"] == pytest.approx(4.2)
     assert found["slowest_step_around"] == pytest.approx(1.4)
     assert found["first_minute_lost"] == pytest.approx(0.5)
+
+
+def test_a_training_with_records_is_at_full_speed_when_its_steps_are_as_fast_as_the_last_ones_were() -> None:
+    before = list(itertools.accumulate([9.0, *[3.0] * 20, *[1.0] * 70]))
+    assert find_full_speed([6.0, 8.0, 9.05, 10.0, 11.0], before) == pytest.approx(8.0)
+    assert find_full_speed([6.0, 8.0, 10.0], before) is None
+
+
+def test_memory_is_compared_with_that_of_eager_steps() -> None:
+    alone = {"tilewright": Alone([1.0], 1200), "again": Alone([1.0], 1000), "eager-last": Alone([1.0], 1000)}
+    found = describe_memory(alone, "eager-last")
+    assert (found["peak_memory"], found["peak_memory_again"]) == (1.2, 1.0)
+    assert found["peak_bytes"] == {"tilewright": 1200, "again": 1000, "eager-last": 1000}
 
 
 @pytest.mark.parametrize(

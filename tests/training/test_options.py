@@ -17,16 +17,16 @@ def test_without_options_a_model_is_tuned_for_five_minutes_while_it_trains() -> 
 
 
 def test_options_are_read_by_name() -> None:
-    given = {"budget": "90s", "records": Path("r.db"), "mode": "now", "method": "autotvm", "threads": 1}
+    given = {"budget": "90s", "records": Path("r.db"), "mode": "now", "method": "autotvm", "threads": 1, "share": 0.05}
     options = Options.parse(given)
     assert (options.seconds, options.records, options.mode, options.method) == (90.0, "r.db", "now", "autotvm")
-    assert options.threads == 1
+    assert (options.threads, options.share) == (1, 0.05)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"budgets": "5m"}, "budget, records, mode, method, threads, precision, but one is 'budgets'"),
+        ({"budgets": "5m"}, "budget, records, mode, method, threads, precision, share, but one is 'budgets'"),
         ({"budget": "soon"}, "a budget is a duration"),
         ({"budget": 5}, "'budget' .* such as '5m', but this is 5"),
         ({"mode": "later"}, "'mode' .* background, now, cached, but this is 'later'"),
@@ -34,6 +34,10 @@ def test_options_are_read_by_name() -> None:
         ({"precision": "float16"}, "'precision' .* float32, but this is 'float16'"),
         ({"threads": 0}, "'threads' .* from 1 to"),
         ({"threads": True}, "'threads' .* but this is True"),
+        ({"share": 0}, "'share' .* from 0.01 to 1, such as 0.05, but this is 0"),
+        ({"share": 5}, "'share' .* but this is 5"),
+        ({"share": "5 %"}, "'share' .* but this is '5 %'"),
+        ({"share": float("nan")}, "'share' .* but this is nan"),
         ({"records": 3}, "'records' .* but this is 3"),
         ({"records": ""}, "'records' .* but this is ''"),
         ({"records": "http://there/x"}, "but this begins with http://"),

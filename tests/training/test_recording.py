@@ -26,7 +26,7 @@ from tilewright.training.recording import (  # noqa: E402
 )
 
 #: Images of 2 MB, and of 2 KB.
-LARGE, SMALL = (8, 16, 64, 64), (8, 64)
+LARGE, SMALL = (8, 16, 64, 512), (8, 64)
 
 
 def sign(takes: dict[str, tuple[int, ...]], gives: dict[str, tuple[int, ...]]) -> Signature:
@@ -57,7 +57,7 @@ def test_an_earlier_part_does_not_run_again_for_little() -> None:
 
 @pytest.mark.parametrize(
     "gives",
-    [{"": LARGE, "b": SMALL}, {"c": LARGE, "b": SMALL}, {"a": (8, 16, 32, 128), "b": SMALL}],
+    [{"": LARGE, "b": SMALL}, {"c": LARGE, "b": SMALL}, {"a": (8, 16, 128, 256), "b": SMALL}],
     ids=["no name", "another name", "another shape"],
 )
 def test_only_the_same_value_is_computed_again(gives: dict[str, tuple[int, ...]]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import pickle
 import threading
 import time
@@ -94,6 +96,48 @@ def test_slots_have_their_share_of_the_time_and_delay_no_step_by_half(
     around = [np.median(spans[max(0, place - 8) : place + 9]) for place in range(len(spans))]
     assert (spans / around).max() <= 1.5
     assert pace.step_seconds == pytest.approx(0.6)
+
+
+def test_steps_that_became_shorter_pay_for_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small share, the first kernels pay for the next ones: no step takes longer than in PyTorch, and 5 %."""
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace, given = Pace(), dict[tuple[float, bool], float]()
+    pace.share = 0.05
+    for length, usual in ((1.0, math.nan), (1.0, 1.0), (0.6, 1.0), (0.6, math.nan)):
+        pace.usual = usual
+        for number in range(200):
+            if number == 40:  # the length of a step is known
+                before, since = pace.given, clock.now
+            pace.begin_step(1)
+            clock.now += length
+        given[length, usual == usual] = (pace.given - before) / (clock.now - since)
+    assert given[1.0, False] == pytest.approx(0.05, rel=0.1)
+    assert given[1.0, True] == pytest.approx(0.05, rel=0.1)
+    assert given[0.6, True] == pytest.approx(1.0 - 0.6 * 0.95, rel=0.05)
+    assert given[0.6, False] == pytest.approx(0.05, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("share", "allowed"), [(None, (PREPARING, TUNING)), (0.2, (0.2, TUNING)), (0.02, (0.02, 0.02))]
+)
+def test_an_option_limits_the_share(share: float | None, allowed: tuple[float, float]) -> None:
+    options = Options(share=share)
+    assert (options.limit(PREPARING), options.limit(TUNING)) == allowed
+    assert Options(mode="now").limit(PREPARING) == 0.0
+
+
+def test_time_that_slots_could_not_take_is_not_given_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While slots become longer they get less than their share. A small share that follows does not make up for it."""
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    pace, before, since = Pace(), 0.0, 0.0
+    for number in range(60):
+        if number in (4, 20):
+            pace.share, before, since = (PREPARING if number == 4 else TUNING), pace.given, clock.now
+        pace.begin_step(1)
+        clock.now += 1.0
+    assert pace.given - before <= 1.5 * TUNING * (clock.now - since)
 
 
 def test_a_step_that_is_longer_has_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +236,7 @@ def test_the_next_run_needs_no_compiler_and_no_process(kept: Path, monkeypatch: 
 
 @pytest.mark.parametrize("kind", ["damaged", "foreign"])
 def test_a_cache_that_cannot_be_used_is_ignored(kind: str, kept: Path) -> None:
-    entries = sorted(Path(f"{kept}.executables").iterdir())
+    entries = sorted(path for path in Path(f"{kept}.executables").iterdir() if path.is_dir())
     assert entries
     for entry in entries:
         if kind == "damaged":
@@ -370,7 +414,39 @@ def test_neither_records_nor_cache_are_needed(tmp_path: Path, caplog: pytest.Log
     assert said[1].startswith("not all executables are kept for the next run")
 
 
+def forget_proofs(records: Path) -> None:
+    """Let executables beside records be those of a training that ended before they were proven."""
+    for path in Path(f"{records}.executables").glob("*.proven"):
+        path.unlink()
+
+
+def test_what_an_earlier_run_has_proven_is_not_proven_again(kept: Path) -> None:
+    model = make_perceptron()
+    (first, *_) = train(model, steps=1, mode="cached", records=str(kept))
+    assert (first.ours, first.theirs) == (1, 0)
+    assert first.proof.earlier
+    assert 0.0 <= first.proof.worst < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["another", "damaged", "missing"])
+def test_a_proof_of_another_executable_proves_nothing(kind: str, kept: Path) -> None:
+    paths = sorted(Path(f"{kept}.executables").glob("*.proven"))
+    assert paths
+    for path in paths:
+        if kind == "another":
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"executable": "0"}), encoding="utf-8")
+        elif kind == "damaged":
+            path.write_text("[", encoding="utf-8")
+        else:
+            path.unlink()
+    (first, *_) = train(make_perceptron(), steps=1, mode="cached", records=str(kept))
+    assert (first.ours, first.theirs) == (1, 1)
+    assert first.proof.in_step
+    assert sorted(Path(f"{kept}.executables").glob("*.proven")) == paths  # it was proven in the step
+
+
 def test_a_step_with_infinite_results_proves_nothing(kept: Path) -> None:
+    forget_proofs(kept)
     model = make_perceptron()
     compiled = optimize(model, mode="cached", records=str(kept))
     for value, states in ((float("nan"), {"ready"}), (float("inf"), {"ready"}), (1.0, {"running"})):

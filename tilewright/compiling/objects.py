@@ -68,9 +68,9 @@ class Objects:
         return self._folder
 
     @property
-    def busy(self) -> bool:
-        """Whether programs are being compiled in the background."""
-        return any(not made.done() for made in self._begun.values())
+    def begun(self) -> tuple[Future[Path], ...]:
+        """The files that are being compiled in the background, or were and are not asked for yet: one a program."""
+        return tuple(self._begun.values())
 
     def symbol(self, kernel: str, function: tirx.PrimFunc) -> str:
         """The name that a program of a kernel has in a library: the kernel's, and a number made of the program."""

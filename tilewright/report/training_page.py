@@ -217,7 +217,7 @@ def _trust(report: TrainingReport) -> Section:
             rows.append((part.name, "not compared yet", "", "", ""))
             continue
         worst = "no number" if math.isnan(proof.worst) else f"{proof.worst:.1e}"
-        where = "in a step" if proof.in_step else "in another process"
+        where = "in an earlier training" if proof.earlier else "in a step" if proof.in_step else "in another process"
         agrees = "agrees with PyTorch" if proof.worst <= TOLERANCE else "agrees as far as rounding allows"
         verdict = agrees if proof.right else "differs, and is not used"
         rows.append((part.name, verdict, where, worst, fmt.count(proof.passed_over)))

@@ -1,6 +1,7 @@
 """Finished executables of parts, kept on disk beside the records, so that the next run has them at once.
 
-Loading them needs neither TVM nor another process. The key of an executable holds all that it depends on: the part's
+Loading them needs neither TVM nor another process. Whether one was proven is noted beside it (``KEY.proven``).
+The key of an executable holds all that it depends on: the part's
 graph, the layouts of its tensors, the machine, the number of threads, and versions. So executables of another machine
 or another version are never found. A damaged executable is not loaded, and is written again.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.errors import TilewrightError
 from tilewright.executable.executable import Executable, load_executable
+from tilewright.executable.manifest import NAME
 from tilewright.executable.program import PlanProgram
 from tilewright.frontend.torch.part import Layout
 from tilewright.processor import cache_sizes, model_name
@@ -31,7 +34,7 @@ from tilewright.training.orders import KernelTask
 if TYPE_CHECKING:
     from torch import fx
 
-__all__ = ["ENTRY", "Cached", "find_folder", "key_of", "load_cached", "remove_oldest"]
+__all__ = ["ENTRY", "Cached", "KeptProof", "find_folder", "keep_proof", "key_of", "load_cached", "remove_oldest"]
 
 #: The entry of a manifest that says how long the kernels were tuned.
 ENTRY = "training"
@@ -49,11 +52,26 @@ class Cached:
         executable: the executable.
         spent: the budgets in seconds that were spent on its kernels so far.
         tasks: what its kernels compute, by their names.
+        proof: that an earlier run has kept of it; None: it was not proven there.
     """
 
     executable: Executable
     spent: float
     tasks: Mapping[str, KernelTask]
+    proof: KeptProof | None = None
+
+
+@dataclass(frozen=True)
+class KeptProof:
+    """That an executable was proven, and used after that, by an earlier run on this machine.
+
+    Attributes:
+        worst: the largest difference from PyTorch's results, relative to the largest number of a result.
+        their_seconds: that the part took in PyTorch's kernels; NaN: not known.
+    """
+
+    worst: float
+    their_seconds: float
 
 
 def find_folder(options: Options) -> Path | None:
@@ -113,7 +131,8 @@ def load_cached(folder: Path, key: str, threads: int) -> Cached | None:
         entry = entry if isinstance(entry, dict) else {}
         spent = entry.get("spent")
         tasks = dict(_read_tasks(entry.get("kernels")))
-        return Cached(executable, float(spent) if isinstance(spent, int | float) else 0.0, tasks)
+        spent = float(spent) if isinstance(spent, int | float) else 0.0
+        return Cached(executable, spent, tasks, _read_proof(folder, key, executable))
     except (TilewrightError, OSError, MemoryError):
         return None
 
@@ -125,9 +144,52 @@ def _read_tasks(entry: object) -> Iterator[tuple[str, KernelTask]]:
             yield kernel, KernelTask(str(about[0]), float(about[1]))
 
 
+def keep_proof(folder: Path, key: str, executable: Executable, proof: KeptProof) -> None:
+    """Note that an executable was proven, so that the next run need not do it. If that fails, it is proven again.
+
+    Args:
+        folder: of kept executables.
+        key: of the part.
+        executable: which runs. The kept one is used without a proof if it is the same.
+        proof: what is noted.
+    """
+    entry = {"executable": _digest(executable), "worst": proof.worst, "their_seconds": proof.their_seconds}
+    path = _proof_of(folder, key)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    with contextlib.suppress(OSError):
+        try:
+            part.write_text(json.dumps(entry), encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _read_proof(folder: Path, key: str, executable: Executable) -> KeptProof | None:
+    """The proof that was noted of an executable; None: there is none, or it is that of another executable."""
+    with contextlib.suppress(OSError, ValueError):
+        entry = json.loads(_proof_of(folder, key).read_text(encoding="utf-8"))
+        if isinstance(entry, dict) and entry.get("executable") == _digest(executable):
+            worst, theirs = entry.get("worst"), entry.get("their_seconds")
+            if isinstance(worst, int | float) and isinstance(theirs, int | float):
+                return KeptProof(float(worst), float(theirs))
+    return None
+
+
+def _proof_of(folder: Path, key: str) -> Path:
+    return folder / f"{key}.proven"
+
+
+def _digest(executable: Executable) -> str:
+    """What an executable computes, as a hash: its plan, and the checksums of its files."""
+    manifest = executable.manifest
+    files = {name: checksum for name, checksum in manifest["sha256"].items() if name != NAME}
+    return hashlib.sha256(json.dumps([manifest["plan"], files], sort_keys=True).encode()).hexdigest()
+
+
 def remove_oldest(folder: Path) -> None:
     """Remove the executables that were written first, until there are at most 256."""
     with contextlib.suppress(OSError):
         entries = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
         for path in entries[: max(0, len(entries) - _MOST)]:
             shutil.rmtree(path, ignore_errors=True)
+            _proof_of(folder, path.name).unlink(missing_ok=True)

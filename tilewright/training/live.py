@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +26,7 @@ import torch
 from tilewright.executable.executable import Executable
 from tilewright.executable.program import PlanProgram, Variants
 from tilewright.frontend.torch.part import Layout
+from tilewright.training.cache import KeptProof
 from tilewright.training.contest import Contest
 from tilewright.training.orders import KernelTask
 from tilewright.training.parts import Part
@@ -103,6 +105,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.kernels: tuple[tuple[str, float], ...] = ()
         self.tasks: dict[str, KernelTask] = {}
         self.proof: ProofReport | None = None
+        self._keep: Callable[[Executable, KeptProof], None] | None = None
         self._program: PlanProgram | None = None
         self._contest: Contest | None = None
         self._profile = False
@@ -126,10 +129,32 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             if self.state == "left":
                 return
             program = executable.program
-            if checked and self.state == "running" and isinstance(program, PlanProgram):
+            used = checked and self.state == "running"
+            if used and isinstance(program, PlanProgram):
                 self._use(executable, program)
             else:
                 self._offered, self.state = executable, "ready"
+        if used:
+            self.note_proof(executable)
+
+    def trust(self, executable: Executable, proof: KeptProof) -> None:
+        """Let the next run use an executable of this part that an earlier training has proven, and used."""
+        program = executable.program
+        with self._lock:
+            if self.state != "left" and isinstance(program, PlanProgram):
+                self.proof = ProofReport(True, proof.worst, earlier=True)
+                if proof.their_seconds > 0.0:
+                    self.counts.their_seconds.append(proof.their_seconds)
+                self._use(executable, program)
+
+    def keep_proofs(self, keep: Callable[[Executable, KeptProof], None]) -> None:
+        """Have ``keep`` called with each executable that was proven."""
+        self._keep = keep
+
+    def note_proof(self, executable: Executable) -> None:
+        """Note that an executable was proven, for later trainings."""
+        if self._keep is not None and self.proof is not None and math.isfinite(self.proof.worst):
+            self._keep(executable, KeptProof(self.proof.worst, min(self.counts.their_seconds, default=math.nan)))
 
     def record(self, recording: Recording, place: int) -> None:
         """Let a run copy what it takes.
@@ -257,6 +282,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             return self._run_theirs(tensors)
         with self._lock:
             self._use(executable, program)
+        self.note_proof(executable)
         return_free_pages()
         return found
 

@@ -18,6 +18,8 @@ __all__ = ["Mode", "Options"]
 Mode: TypeAlias = Literal["background", "now", "cached"]
 #: The dtypes of kernels.
 _PRECISIONS = ("float32",)
+#: The least share of time that may be given away: kernels that take 20 s to prepare come after half an hour then.
+_LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Options:
         method: the name of a method of tuning, as ``tilewright tune --method`` takes it.
         threads: the number of threads that kernels run on; None: as many as PyTorch uses.
         precision: the dtype that kernels compute in: ``"float32"``.
+        share: the most of the time that a training gives to preparing kernels and to tuning them, from 0.01 to 1, with
+            ``mode="background"``. None: two thirds until all parts have kernels, then 5 %.
 
     Raises:
         TilewrightError: an option has a value that it cannot have.
@@ -44,6 +48,7 @@ class Options:
     method: str = "default"
     threads: int | None = None
     precision: str = "float32"
+    share: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.budget, str):
@@ -64,6 +69,9 @@ class Options:
         whole = isinstance(self.threads, int) and not isinstance(self.threads, bool)
         if self.threads is not None and not (whole and 1 <= self.threads <= usable_cores()):
             raise _refusal("threads", f"a number from 1 to the {usable_cores()} cores of this process", self.threads)
+        number = isinstance(self.share, int | float) and not isinstance(self.share, bool)
+        if self.share is not None and not (number and _LEAST_SHARE <= self.share <= 1):
+            raise _refusal("share", f"a number from {_LEAST_SHARE} to 1, such as 0.05", self.share)
 
     @classmethod
     def parse(cls, given: Mapping[str, object] | None) -> Options:
@@ -89,6 +97,12 @@ class Options:
     def seconds(self) -> float:
         """The budget in seconds."""
         return Budget.parse(self.budget).seconds or 0.0
+
+    def limit(self, share: float) -> float:
+        """The share of time that a training gives away, if ``share`` is wanted: no more than the options allow."""
+        if self.mode == "now":
+            return 0.0
+        return share if self.share is None else min(share, self.share)
 
 
 def _find_methods(name: object) -> Collection[str]:

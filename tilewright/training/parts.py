@@ -7,8 +7,9 @@ x -> part_0 -> max_pool -> part_1 -> loss
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from tilewright.errors import TilewrightError
 from tilewright.training.rewriting import draws, drop_empty, split_dropout
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "divide"]
 
+#: Cuts the nodes of a part into those of smaller parts.
+Cut: TypeAlias = "Callable[[Collection[fx.Node]], list[list[fx.Node]]]"
 #: What the names of parts begin with.
 _PREFIX = "tilewright_part_"
 
@@ -38,17 +41,18 @@ class Part:
     operators: tuple[str, ...]
 
 
-def divide(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Part, ...]]:
+def divide(module: fx.GraphModule, cut: Cut | None = None) -> tuple[fx.GraphModule, tuple[Part, ...]]:
     """Gather the operators that can be compiled into parts. Returns the graph with its parts as modules, and the parts.
 
     Args:
         module: the graph, as AOTAutograd makes it. It may be changed.
+        cut: cuts the nodes of a part into those of smaller ones, in the order of the graph; None: parts stay whole.
 
     Raises:
         TilewrightError: the parts need random numbers to be drawn in another order than PyTorch draws them.
     """
     from torch.fx import Graph
-    from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
+    from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner, Partition
     from torch.fx.passes.operator_support import OperatorSupportBase
 
     class Support(OperatorSupportBase):  # type: ignore[misc]
@@ -62,7 +66,10 @@ def divide(module: fx.GraphModule) -> tuple[fx.GraphModule, tuple[Part, ...]]:
     partitions = [part for part in partitioner.propose_partitions() if any(is_heavy(node) for node in part.nodes)]
     drawn, before = _list_draws(module.graph), Graph()
     before.output(before.graph_copy(module.graph, {}))
-    fused = partitioner.fuse_partitions(partitions, prefix=_PREFIX)
+    order = {node: place for place, node in enumerate(module.graph.nodes)}
+    partitions.sort(key=lambda part: min(order[node] for node in part.nodes))
+    pieces = [piece for part in partitions for piece in (cut(part.nodes) if cut else [list(part.nodes)])]
+    fused = partitioner.fuse_partitions([Partition(*entry) for entry in enumerate(pieces)], prefix=_PREFIX)
     if drawn != _list_draws(fused.graph):
         module.graph = before
         raise TilewrightError("its parts would have other random numbers than PyTorch draws")

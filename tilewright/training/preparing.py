@@ -19,6 +19,8 @@ from tilewright.training.options import Options
 from tilewright.training.orders import KernelTask, Prepared, Proposal, Request
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from tilewright.compiling.kernels import Kernels
     from tilewright.frontend.network import Network
     from tilewright.graph.tasks import Extraction
@@ -49,6 +51,7 @@ class _Part:
         extraction: its tasks.
         kernels: those that were compiled.
         selection: what its tasks run with.
+        begun: the files of its kernels that are compiled in the background, and those of parts before it.
         out: the directory of its executable; None: it comes from the cache.
         version: how many were built.
         entered: the tasks whose variants are being timed, by ``Task.key``.
@@ -59,6 +62,7 @@ class _Part:
     extraction: Extraction
     kernels: Kernels
     selection: Selection
+    begun: tuple[Future[Path], ...] = ()
     out: Path | None = None
     version: int = 0
     entered: dict[str, Entered] = field(default_factory=dict)
@@ -120,8 +124,8 @@ class Preparation:
         self._parts.clear()
 
     def announce(self, requests: Sequence[Request]) -> None:
-        """Name the parts that will come, in their order. One processor imports them while another compiles."""
-        self._announced |= {request.key: request for request in requests}
+        """Name all parts that will come, in their order. One processor imports them while another compiles."""
+        self._announced = {request.key: request for request in requests if request.key not in self._parts}
 
     def learn(self, request: Request, begin: bool = False) -> None:
         """Import a part and find its tasks, so that variants of them can be proposed. Raises as the stages do.
@@ -146,6 +150,7 @@ class Preparation:
         self._parts[request.key] = _Part(network, extraction, kernels, selection)
         if begin:
             kernels.begin(selection.functions)
+            self._parts[request.key].begun = self._objects.begun
 
     def prepare(self, request: Request) -> Prepared:
         """Import, tune and build a part, and run its executable once.
@@ -159,11 +164,9 @@ class Preparation:
             spent = self._options.seconds
             if request.seconds > _FINISHING:
                 part.selection, trials = self._tune(part.extraction, request.seconds)
-        while self._announced:
+        while self._announced and not all(file.done() for file in part.begun):
             with contextlib.suppress(Exception):  # it is raised again when that part's turn comes
                 self._begin(next(iter(self._announced.values())))
-            if not self._objects.busy:
-                break
         self._build(request.key, part, spent)
         assert part.out is not None
         tasks, tuned = len(part.extraction.uses), len(part.selection.tuned)

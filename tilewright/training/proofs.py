@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,17 +143,48 @@ class Proofs:
     def end(self, order: Order) -> None:
         """Note that a part was left, can run, or is proven in a step. Parts that waited for it change now.
 
-        A backward pass in PyTorch is slow if the forward pass saves its results in blocks. So they change together.
+        A backward pass in PyTorch is slow if the forward pass saves its results in blocks. So a part of the forward
+        pass changes together with those that read what it saves.
         """
         self._open.remove(order)
-        steps = [other.step for other in self._open if other.part.state != "left"]
+        waiting = [other for other in self._open if other.part.state != "left"]
         ready = [
             (known, executable)
             for known, executable in self._proven
-            if not any(layout.block for layout in known.part.outputs) or all(step is not known.step for step in steps)
+            if not any(self._reads(other, known) for other in waiting)
         ]
         self._proven = [entry for entry in self._proven if entry not in ready]
         accept([(known.part, executable) for known, executable in ready])
+
+    def sort(self, orders: Iterable[Order]) -> list[Order]:
+        """Parts as they are prepared: those of the backward pass follow those whose results they read.
+
+        So the first parts of a step run in our kernels while others are prepared.
+
+        Args:
+            orders: which were expected.
+        """
+        return sorted(orders, key=self._find_turn)
+
+    def _find_turn(self, order: Order) -> tuple[int, int, int]:
+        """What parts are sorted by: their step, the last part of the forward pass that they need, their place."""
+        step = [known for known in self._known if known.step is order.step]
+        if order not in step:  # forgotten, since preparing has failed before
+            return len(self._known), 0, 0
+        place, begin = step.index(order), self._known.index(step[0])
+        if not order.part.signature.backward:
+            return begin, place, -1
+        takes = set(order.part.signature.takes)
+        read = [at for at, other in enumerate(step) if not other.part.signature.backward and takes & _list_saved(other)]
+        return begin, max(read, default=len(step)), place
+
+    def _reads(self, order: Order, giver: Order) -> bool:
+        """Whether a part of the backward pass reads blocks that a part of the forward pass saves, and only saves."""
+        if order.step is not giver.step or not order.part.signature.backward or giver.part.signature.backward:
+            return False
+        forward = [other for other in self._known if other.step is giver.step and not other.part.signature.backward]
+        between = {name for other in forward for name in other.part.signature.takes}
+        return bool(set(order.part.signature.takes) & _list_saved(giver, blocks=True) - between)
 
     def forget(self) -> None:
         """Forget the parts of steps that wait for nothing."""
@@ -178,7 +209,14 @@ class Proofs:
                 _log.info("%s is proven in a step: %s", order.part.name, error)
                 order.part.offer(self._load(proof.prepared.out))
         elif verdict.right:
-            self._proven.append((order, self._load(proof.prepared.out)))
+            self._proven.append((order, executable := self._load(proof.prepared.out)))
+            order.part.note_proof(executable)
         else:
             self._refuse(order, f"its results differ from PyTorch's by {verdict.worst:.1e} of their largest number")
         self.end(order)
+
+
+def _list_saved(order: Order, blocks: bool = False) -> set[str]:
+    """The names of what a part gives; with ``blocks``, of what it gives in blocks."""
+    given = zip(order.part.signature.gives, order.part.signature.outputs, strict=True)
+    return {name for name, layout in given if name and (layout.block or not blocks)}

@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +32,10 @@ __all__ = ["Copy", "Recording", "Signature", "find_names", "name_values", "plan_
 
 #: The key of a node's ``meta`` with the name of its value in a step.
 _VALUE = "tilewright_value"
-#: Bytes of a value up to which a step copies it, although an earlier part gives it. (A choice: the copy takes 0.1 ms.)
-_SMALL = 1 << 20
+#: What the names of values begin with that the backward pass computes.
+_BACKWARD = "backward "
+#: Bytes up to which a step copies what an earlier part gives to a later one. (A choice: the copy takes 1 to 2 ms.)
+_SMALL = 8 << 20
 #: The alignment of copies, in bytes.
 _ALIGNMENT = 64
 
@@ -50,6 +53,11 @@ class Signature:
     outputs: tuple[Layout, ...]
     takes: tuple[str, ...]
     gives: tuple[str, ...]
+
+    @property
+    def backward(self) -> bool:
+        """Whether the part belongs to a backward pass."""
+        return any(name.startswith(_BACKWARD) for name in self.gives)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,7 @@ def name_values(module: fx.GraphModule, backward: bool) -> None:
     """
     for node in module.graph.nodes:
         own = backward and node.op != "placeholder"
-        node.meta[_VALUE] = f"backward {node.name}" if own else node.name
+        node.meta[_VALUE] = f"{_BACKWARD}{node.name}" if own else node.name
 
 
 def find_names(module: fx.GraphModule) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -111,16 +119,18 @@ def plan_copies(parts: Sequence[Signature]) -> tuple[tuple[int, ...], tuple[Copy
         _key(name, layout): place
         for place, part in enumerate(parts[:-1])
         for name, layout in zip(part.gives, part.outputs, strict=True)
-        if name and _count_bytes(layout) > _SMALL
+        if name
     }
     needed, waiting = {len(parts) - 1}, [len(parts) - 1]
     while waiting:
         part = parts[waiting.pop()]
+        taken = Counter[int]()
         for name, layout in zip(part.takes, part.inputs, strict=True):
-            giver = givers.get(_key(name, layout))
-            if giver is not None and giver not in needed:
-                needed.add(giver)
-                waiting.append(giver)
+            if (giver := givers.get(_key(name, layout))) is not None:
+                taken[giver] += _count_bytes(layout)
+        again = {giver for giver, size in taken.items() if size > _SMALL} - needed
+        needed |= again
+        waiting += again
     computed = _list_copies(parts, sorted(needed))
     alone = _list_copies(parts, [len(parts) - 1])
     return alone if alone[2] <= computed[2] else computed

@@ -85,12 +85,14 @@ class ProofReport:
         worst: the largest difference, relative to the largest number of its result; NaN: a number was missing.
         passed_over: steps before that, whose results were not all finite.
         in_step: whether the step itself was compared; otherwise another process did it with copies of what a step took.
+        earlier: whether an earlier training has compared it, whose records are used.
     """
 
     right: bool
     worst: float = math.nan
     passed_over: int = 0
     in_step: bool = False
+    earlier: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def mark_saved(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) 
     results = _output(forward).args[0]
     given = set(results[:outputs])
     takers = {node.name: node for node in backward.graph.nodes if node.op == "placeholder"}
-    lanes = _LANES.get(torch.backends.cpu.get_cpu_capability(), 4)
+    lanes = _find_lanes()
     for node in results[outputs:]:
         taker = takers.get(getattr(node, "name", ""))
         if (
@@ -62,22 +62,47 @@ def mark_saved(forward: fx.GraphModule, backward: fx.GraphModule, outputs: int) 
 
 
 def find_kept(whole: fx.GraphModule, names: Collection[str]) -> frozenset[str]:
-    """The names of activations that stay in blocks: parts of the forward pass give them, and nothing in it reads them.
+    """The names of tensors that stay in blocks: parts give them, and only parts read them, or the backward pass.
+
+    Images that one part of this pass gives to another, and that are not saved, are marked here.
 
     Args:
-        whole: the forward pass, whose parts are modules.
+        whole: a pass, whose parts are modules.
         names: of the parts.
     """
     kept = set()
     output = _output(whole)
-    for call in whole.graph.nodes:
-        if call.op != "call_module" or call.target not in names:
-            continue
+    calls = [node for node in whole.graph.nodes if node.op == "call_module" and node.target in names]
+    for call in calls:
         results = _output(whole.get_submodule(str(call.target))).args[0]
         for field in call.users:
-            if field.target is operator.getitem and set(field.users) == {output}:
-                kept.add(results[field.args[1]])
-    return frozenset(node.meta[SAVED][0] for node in kept if SAVED in node.meta)
+            if field.target is not operator.getitem or not set(field.users) <= {output, *calls}:
+                continue
+            result = results[field.args[1]]
+            if output not in field.users:
+                _mark_between(whole, field, result)
+            if SAVED in result.meta:
+                kept.add(result.meta[SAVED][0])
+    return frozenset(kept)
+
+
+def _mark_between(whole: fx.GraphModule, field: fx.Node, result: fx.Node) -> None:
+    """Mark an image that one part gives to others.
+
+    Args:
+        whole: the pass.
+        field: the image there.
+        result: the same in the part that gives it.
+    """
+    block = _find_block(result.meta.get("val"), _find_lanes())
+    if not block or SAVED in result.meta or WHOLE in result.meta:
+        return
+    result.meta[SAVED] = (f"between {field.name}", block)
+    for call in field.users:
+        takes = [node for node in whole.get_submodule(str(call.target)).graph.nodes if node.op == "placeholder"]
+        for node, given in zip(takes, call.args, strict=True):
+            if given is field:
+                node.meta[SAVED] = result.meta[SAVED]
 
 
 def show_plain(whole: fx.GraphModule, names: Collection[str]) -> None:
@@ -149,6 +174,11 @@ def to_blocks(tensor: torch.Tensor, block: int) -> torch.Tensor:
     """An image (n, channels, h, w) in blocks (n, channels / block, h, w, block)."""
     n, channels, h, w = tensor.shape
     return tensor.reshape(n, channels // block, block, h, w).permute(0, 1, 3, 4, 2).contiguous()
+
+
+def _find_lanes() -> int:
+    """The float32 numbers in a vector register of this processor."""
+    return _LANES.get(torch.backends.cpu.get_cpu_capability(), 4)
 
 
 def _find_block(value: torch.Tensor | None, lanes: int) -> int:

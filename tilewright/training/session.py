@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from tilewright.training.cache import find_folder, key_of, load_cached
+from tilewright.training.cache import find_folder, keep_proof, key_of, load_cached
 from tilewright.training.course import Course
+from tilewright.training.cuts import Cuts
 from tilewright.training.live import LivePart, adopt, first_line
 from tilewright.training.options import Options
 from tilewright.training.orders import Request
@@ -83,8 +84,9 @@ class Session:
         self.graphs: list[StepGraph] = []
         #: Says of parts that they belong to one step.
         self._token = object()
-        #: The names of saved activations that the forward pass gives in blocks.
+        #: The names of tensors that stay in blocks between parts of both passes.
         self._kept: frozenset[str] = frozenset()
+        self._cuts = Cuts()
 
     def start(self) -> None:
         """Start what prepares parts, if there will be some: nothing is in the cache yet."""
@@ -104,10 +106,9 @@ class Session:
         try:
             why = explain(module)
             name_values(module, kind == "backward")
-            whole, parts = divide(module)
+            whole, parts = divide(module, None if kind == "inference" else partial(self._cuts.cut, kind == "backward"))
             names = [part.name for part in parts]
-            if kind == "forward":
-                self._kept = find_kept(whole, names)
+            self._kept |= find_kept(whole, names)
             show_plain(whole, names)
             live = tuple(LivePart(part, f"{kind} part {place}", self._kept) for place, part in enumerate(parts))
             for part in live:
@@ -168,10 +169,16 @@ class Session:
             seconds = self.options.seconds * _SHARES[graph.kind] * len(part.part.operators) / total
             try:
                 key = key_of(part.part.module, part.inputs, part.outputs, threads)
-                cached = load_cached(folder, key, threads) if folder is not None else None
+                cached = None
+                if folder is not None:
+                    part.keep_proofs(partial(keep_proof, folder, key))
+                    cached = load_cached(folder, key, threads)
                 if cached is not None:
                     part.tasks |= cached.tasks
-                    part.offer(cached.executable)
+                    if cached.proof is None:
+                        part.offer(cached.executable)
+                    else:
+                        part.trust(cached.executable, cached.proof)
                     if self.options.mode == "cached" or cached.spent >= self.options.seconds:
                         continue
                 module = pickle.dumps(part.part.module)

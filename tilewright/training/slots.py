@@ -31,7 +31,7 @@ __all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
 #: MobileNetV3 came after more than a minute.)
 PREPARING, TUNING = 2 / 3, 0.05
 #: The length of a slot, as a multiple of a step. No step may take more than 1.5 times as long as those around it.
-_MOST = 0.48
+_MOST = 0.4
 #: A slot may be longer than that if the step with it takes at most this multiple of the median of the steps before, and
 #: how many of them count.
 _LONGER, _BEFORE = 1.45, 8
@@ -86,11 +86,15 @@ class Pace:
         share: of the time that is given to it now, from 0 to 1.
         given: the seconds that it got so far.
         slots: how many slots there were.
+        usual: the seconds that a step took in PyTorch's kernels. While parts get kernels, steps that became shorter pay
+            for more slots than the share allows: a step with its slots takes no longer than before. nan: not known, or
+            nothing is paid so.
     """
 
     def __init__(self) -> None:
         self.process: Stoppable | None = None
         self.share = self.given = 0.0
+        self.usual = math.nan
         self.slots = self._full = 0
         self._saved = self._slept = 0.0
         self._last = math.nan
@@ -156,8 +160,11 @@ class Pace:
                 self._await_work()
             elif self._full == 0 or self._full > _FULL:
                 taken = self._await_work()
+                most = min(self._find_most(step), _LONGEST_SLOT)
                 if self._saved >= _LEAST * step:
-                    self._give(min(self._saved, self._find_most(step) - taken, _LONGEST_SLOT))
+                    self._give(min(self._saved, most - taken))
+                # What one slot cannot take is lost. It would make slots long when the share has become smaller.
+                self._saved = min(self._saved, most)
                 self._let(self.share <= 0.0)
             self._slept = self.given - before
             self._last = time.monotonic()
@@ -190,6 +197,14 @@ class Pace:
         if not time.monotonic() - self._last < self.patience:
             self._let(True)
 
+    @property
+    def _rate(self) -> float:
+        """The seconds that are given away for each second of a step without slots."""
+        if self.share <= 0.0:
+            return 0.0
+        gained = self.usual / self.step_seconds  # nan if either is not known
+        return (gained if gained > 1.0 else 1.0) / (1.0 - self.share) - 1.0
+
     def _let(self, run: bool) -> None:
         """Let the process run, or stop it."""
         process = self.process
@@ -202,13 +217,13 @@ class Pace:
         Args:
             step: the seconds of a step without it.
         """
-        wanted = self.share / (1.0 - self.share) * step
+        wanted = self._rate * step
         allowed = _LONGER * median(self._wholes) - step if self._wholes else 0.0
         return max(_MOST * step, min(wanted, allowed))
 
     def _note(self, graph: int, now: float) -> float:
         """Take the time of a step into account."""
-        length, share = math.nan, self.share
+        length = math.nan
         if graph in self._began:
             began, given = self._began[graph]
             if graph in self._traced:
@@ -219,7 +234,7 @@ class Pace:
             self._traced.add(graph)
         passed = now - self._last
         if passed < _LONGEST_STEP:  # of the time with slots, they are to be this share
-            self._saved += passed * share / (1.0 - share)
+            self._saved += passed * self._rate
         return length
 
     def _await_work(self) -> float:

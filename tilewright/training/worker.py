@@ -33,6 +33,7 @@ from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
 from tilewright.training.orders import Prepared, Proposal, Request
 from tilewright.training.preparing import make_preparation
+from tilewright.training.progress import find_progress
 from tilewright.training.proofs import Proofs
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
@@ -95,15 +96,13 @@ class Worker:
         self._next: deque[Order] = deque()
         self._process: IsolatedProcess | None = None
         self._thread: threading.Thread | None = None
-        #: Where the process builds. The lock says to others that this process needs it.
-        self._folder, self._lock = make_folder()
+        self._folder, self._lock = make_folder()  # where the process builds: the lock says that this one needs it
         self._orders: dict[str, Order] = {}
         self._proofs = Proofs(self._folder, threads, self._ask, self._load, self._refuse)
         self._deaths = 0
         self._end = self._changed = -math.inf
-        self.trials = 0
+        self.trials = self.generations = 0
         self.ended = self._closed = False
-        self.generations = 0
         self.pace = Pace()
 
     def start(self) -> None:
@@ -219,6 +218,7 @@ class Worker:
         """Note all orders that wait."""
         while not self._waiting.empty():
             self._note(self._waiting.get())
+        self._next = deque(self._proofs.sort(self._next))
 
     def _note(self, order: Order) -> None:
         """Note an order that has waited."""
@@ -264,8 +264,7 @@ class Worker:
             self._offer(order, prepared)
             self._proofs.end(order)
             return
-        if not self._next:  # the process has nothing to do until then
-            self._set_share(0.0)
+        self._set_share(0.0)  # the process waits for that step, so no slot delays it
         over.wait(self.pace.patience)
 
     def _announce(self, first: Order) -> None:
@@ -351,7 +350,8 @@ class Worker:
             self._process.kill()
 
     def _set_share(self, share: float) -> None:
-        self.pace.share = share if self._options.mode != "now" else 0.0
+        self.pace.share = self._options.limit(share)
+        self.pace.usual = find_progress(self).before if share == PREPARING else math.nan
 
     def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it
         if self._closed:
