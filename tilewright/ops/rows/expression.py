@@ -218,8 +218,9 @@ def reduce_rows(
 ) -> Tensor:
     """Each row reduced: first to up to four vectors side by side, these to one vector, and its lanes to a number.
 
-    The remainder of the row is reduced one by one. A row shorter than a vector register has vectors of the largest
-    power of two that fits: 8 lanes of 16 for a row of 12. A row of fewer than 4 elements has no vectors.
+    The remainder of the row is reduced one by one. As many vectors are side by side as leave the least remainder. A row
+    shorter than a vector register has vectors of the largest power of two that fits: 8 lanes of 16 for a row of 12. A
+    row of fewer than 4 elements has no vectors.
 
     Args:
         element: the element at given indices.
@@ -236,7 +237,7 @@ def reduce_rows(
         e = te.reduce_axis((0, n), "e")
         return te.compute(rows, lambda *i: reducer(element(*i, e), axis=[e]), name=f"{PREFIX}{name}")
     lanes = fit_vector(n, lanes)
-    vectors = max(v for v in (1, 2, 4) if v * lanes <= n)
+    vectors = max((v for v in (1, 2, 4) if v * lanes <= n), key=lambda v: (-(n % (v * lanes)), v))
     width = vectors * lanes
     k = te.reduce_axis((0, n // width), "k")
     part = te.compute(
