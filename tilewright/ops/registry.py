@@ -13,6 +13,7 @@ from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.expansion import ExpansionTemplate
 from tilewright.ops.generic import AutoTemplate
+from tilewright.ops.mlp import MlpTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
 from tilewright.ops.quads import QuadsTemplate
 from tilewright.ops.recurrent import RecurrentTemplate
@@ -43,6 +44,7 @@ TEMPLATES: tuple[Template, ...] = (
     AttentionGradientTemplate(),
     ExcitationTemplate(),
     ExpansionTemplate(),
+    MlpTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),
