@@ -19,6 +19,7 @@ from onnx import NodeProto, helper
 
 from tests.executable.test_plan import expand
 from tests.graph.test_expansions import inverted_residual
+from tests.graph.test_mlp import block
 from tests.graph.test_tokens import attention
 from tests.models import design_space, normal, read, save
 from tests.targets import LANES, lane_target
@@ -160,7 +161,8 @@ class Case:
         templates: of the spaces that serve its tasks, whatever the lanes.
         moves: whether something besides may move elements, such as into blocks at the start and out of them at the end.
         algorithm: of its convolutions, where they can be computed so.
-        joined: whether one function computes each attention, and each 1x1 convolution with a depthwise one after it.
+        joined: whether one function computes each attention, each 1x1 convolution with a depthwise one after it, and
+            each pair of dense layers.
     """
 
     write: Callable[[Path], Path]
@@ -211,6 +213,9 @@ CASES: dict[str, Case] = {
     ),
     "inverted residual in one function": Case(
         partial(inverted_residual, channels=12, wide=36), ("contraction", "expansion"), joined=True
+    ),
+    "two dense layers in one function": Case(
+        partial(block, tokens=19, width=48, hidden=96), ("rows", "mlp"), moves=False, joined=True
     ),
     "narrow heads": _TOKENS(partial(attention, batch=2, tokens=6, heads=3, depth=4, masked=False, one=True)),
     "recurrence": _STEPS(partial(recurrence, hidden=20)),

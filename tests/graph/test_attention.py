@@ -66,6 +66,34 @@ def check(extraction: Extraction, folder: Path) -> None:
     assert error <= 1e-4
 
 
+def test_zeros_instead_of_nan_are_part_of_the_softmax(tmp_path: Path) -> None:
+    """PyTorch's attention in an ONNX file: a row whose softmax is nan has zeros."""
+    nodes = [
+        helper.make_node("Transpose", ["q0"], ["q"], perm=[0, 2, 1, 3]),
+        helper.make_node("Transpose", ["k0"], ["k"], perm=[0, 2, 3, 1]),
+        helper.make_node("Transpose", ["v0"], ["v"], perm=[0, 2, 1, 3]),
+        helper.make_node("MatMul", ["q", "k"], ["s"]),
+        helper.make_node("Add", ["s", "mask"], ["t"]),
+        helper.make_node("Softmax", ["t"], ["p"], axis=-1),
+        helper.make_node("IsNaN", ["p"], ["n"]),
+        helper.make_node("Where", ["n", "zero", "p"], ["w"]),
+        helper.make_node("MatMul", ["w", "v"], ["o"]),
+        helper.make_node("Transpose", ["o"], ["y"], perm=[0, 2, 1, 3]),
+    ]
+    shape = [2, 9, 3, 8]
+    mask = normal(9, 9)
+    mask[4], mask[5, 2] = -math.inf, math.inf
+    inputs = {f"{name}0": shape for name in "qkv"}
+    zero = np.asarray(0.0, dtype=np.float32)
+    model = save(tmp_path / "m.onnx", nodes, inputs, shape, mask=mask, zero=zero)
+    extraction = extract(read(model), TARGET)
+    ((form, count),) = extraction.attentions
+    assert (count, form.finite, form.safe) == (1, True, False)
+    for whole in (joined(extraction), extraction):
+        assert not any("isnan" in use.task.name for use in whole.uses)
+        check(whole, tmp_path)
+
+
 @pytest.mark.parametrize("one", [True, False])
 def test_one_function_takes_the_place_of_several(one: bool, tmp_path: Path) -> None:
     extraction = extract(read(attention(tmp_path / "m.onnx", 3, 21, 2, 16, masked=True, one=one)), TARGET)

@@ -25,6 +25,7 @@ from tilewright.graph.value import shape_of
 from tilewright.graph.weights import Recipe
 from tilewright.ops.attention import Attention, Dims, Place
 from tilewright.ops.contraction.expression import Product
+from tilewright.ops.rows import Guard
 from tilewright.tensor import Array
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ def _seen(array: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
     return np.tri(rows, columns, columns - rows, dtype=bool)
 
 
-def _describe(first: Product, second: Product, scores: _Scores, safe: bool) -> Attention | None:
+def _describe(first: Product, second: Product, scores: _Scores, guard: Guard) -> Attention | None:
     """The attention of two products; None if they are none, or if no template would serve it."""
     between = [(first.batch[i] if kind == "batch" else getattr(first, kind), (kind, i)) for kind, i in first.out]
     read = [(extent, ("n", 0) if place == ("k", 0) else place) for extent, place in second.left]
@@ -322,7 +323,8 @@ def _describe(first: Product, second: Product, scores: _Scores, safe: bool) -> A
         scores.scale,
         laid,
         scores.hidden is not None,
-        safe,
+        guard.safe,
+        finite=guard.finite,
     )
 
 

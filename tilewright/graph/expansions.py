@@ -1,10 +1,16 @@
-"""Finds 1x1 convolutions whose result only a depthwise convolution reads, and joins both functions into one.
+"""Finds pairs of functions of which the second alone reads the result of the first, and joins both into one.
+
+A 1x1 convolution and a depthwise one, or two dense layers:
 
     t = fused_conv2d_add_relu(x, w, b); y = fused_depthwise_conv2d_add_relu(t, v, c)
     -->
     y = expansion(x, w, b, v, c)
 
-Both functions are fused already. So whatever follows each of the convolutions goes with it.
+    t = fused_dense_add_gelu(x, w, b); y = fused_dense_add_add(t, v, c, r)
+    -->
+    y = mlp(x, w, b, v, c, r)
+
+All functions are fused already. So whatever follows each convolution or layer goes with it.
 """
 
 from __future__ import annotations
@@ -18,8 +24,11 @@ from tilewright.graph.alternatives import find_calls
 from tilewright.graph.grouping import fuse
 from tilewright.graph.task_use import find_weights, key_of, make_use, strip
 from tilewright.ops.contraction.form import KIND as CONTRACTION
-from tilewright.ops.expansion import KIND, ExpansionTemplate
+from tilewright.ops.expansion import KIND as EXPANSION
+from tilewright.ops.expansion import ExpansionTemplate
 from tilewright.ops.mark import Mark
+from tilewright.ops.mlp import MlpTemplate
+from tilewright.space.template import Template
 from tilewright.target import Target
 from tilewright.task import Task
 
@@ -30,8 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Joint", "count_joints", "find_pairs", "join_pairs"]
 
-#: What :func:`tilewright.ops.contraction.form.mark_roles` says of both convolutions.
-_ROLES = ("boppl/rrrr", "boppl/rr")
+#: The templates of joint functions, by what :func:`tilewright.ops.contraction.form.mark_roles` says of both functions.
+_TEMPLATES: Mapping[tuple[str, str], Template] = {
+    ("boppl/rrrr", "boppl/rr"): ExpansionTemplate(),
+    ("pol/r", "pol/r"): MlpTemplate(),
+}
 
 
 @dataclass(frozen=True)
@@ -64,11 +76,13 @@ class Pair:
     Attributes:
         keys: of the tasks of both functions.
         first, second: the calls.
+        template: schedules one function for both.
     """
 
     keys: tuple[str, str]
     first: relax.Call
     second: relax.Call
+    template: Template
 
     @property
     def operands(self) -> list[relax.Expr]:
@@ -98,17 +112,21 @@ def find_pairs(module: IRModule, marks: Mapping[str, Mark]) -> list[Pair]:
             bound[binding.var] = binding.value
             relax.analysis.post_order_visit(binding.value, count)
     found = []
+    taken: set[relax.Call] = set()
+    ends = {roles for _, roles in _TEMPLATES}
     for second in find_calls(main):
-        if not _has_roles(second, 1, marks):
+        if _roles_of(second, marks) not in ends:
             continue
         read, *others = second.args[1]
         first = bound.get(read)
         alone = readers[read] == 1 and not any(other.same_as(read) for other in others)
-        if first is None or not alone or not _is_call(first) or not _has_roles(first, 0, marks):
+        if first is None or not alone or not _is_call(first) or first in taken:
             continue
-        if _is_pointwise(module[first.args[0]]):
+        template = _TEMPLATES.get((_roles_of(first, marks), _roles_of(second, marks)))
+        if template is not None and _is_likely(module[first.args[0]], template):
             one, other = (key_of(strip(module[call.args[0]])) for call in (first, second))
-            found.append(Pair((one, other), first, second))
+            found.append(Pair((one, other), first, second, template))
+            taken.add(second)
     return found
 
 
@@ -127,12 +145,12 @@ def count_joints(
     known: dict[tuple[str, str], Joint] = {}
     own = list(module["main"].params)[inputs:]
     weights = find_weights(module["main"], inputs)
-    template = ExpansionTemplate()
     for pair in find_pairs(module, marks):
+        kind = pair.template.kind
         if pair.keys not in known:
             function = strip(_join_two(module, pair))
             places = tuple(i for i, a in enumerate(pair.operands) if any(a.same_as(w) for w in own))
-            one = make_use(key_of(function), [KIND], function, Mark(KIND), 1, places).task
+            one = make_use(key_of(function), [kind], function, Mark(kind), 1, places).task
             names = [str(call.args[0].name_hint) for call in (pair.first, pair.second)]
             several = [
                 make_use(key, [name], strip(module[name]), marks[name], 1, weights[name]).task
@@ -140,7 +158,7 @@ def count_joints(
             ]
             known[pair.keys] = Joint(pair.keys, one, (several[0], several[1]))
         joint = known[pair.keys]
-        if joint in counts or template.serves(joint.one, target):
+        if joint in counts or pair.template.serves(joint.one, target):
             counts[joint] += 1
     return tuple(counts.items())
 
@@ -167,8 +185,9 @@ def join_pairs(
             pair = pairs.get(call)
             if pair is None:
                 return self.visit_expr_post_order(call)
-            var = self.builder_.add_func(_join_two(module, pair), KIND)
-            found[str(var.name_hint)] = Mark(KIND)
+            kind = pair.template.kind
+            var = self.builder_.add_func(_join_two(module, pair), kind)
+            found[str(var.name_hint)] = Mark(kind)
             return relax.call_tir(var, [self.visit_expr(a) for a in pair.operands], call.ty_args[0])
 
     joiner = Joiner(module)
@@ -185,11 +204,12 @@ def _join_two(module: IRModule, pair: Pair) -> PrimFunc:
     import tvm
     from tvm import relax
 
+    kind = pair.template.kind
     params = [relax.Var(f"p{i}", operand.ty) for i, operand in enumerate(pair.operands)]
     given = dict(zip(pair.operands, params, strict=True))
     called = {call.args[0]: module[call.args[0]] for call in (pair.first, pair.second)}
     builder = relax.BlockBuilder(tvm.ir.IRModule(called))
-    with builder.function(KIND, params, attrs={"Primitive": 1}, private=True):
+    with builder.function(kind, params, attrs={"Primitive": 1}, private=True):
         with builder.dataflow():
             arguments = [given[a] for a in pair.first.args[1]]
             between = builder.emit(relax.call_tir(pair.first.args[0], arguments, pair.first.ty_args[0]))
@@ -197,17 +217,19 @@ def _join_two(module: IRModule, pair: Pair) -> PrimFunc:
             output = builder.emit_output(relax.call_tir(pair.second.args[0], arguments, pair.second.ty_args[0]))
         builder.emit_func_output(output)
     inputs = [relax.Var(f"q{i}", operand.ty) for i, operand in enumerate(pair.operands)]
-    joined = builder.get().get_global_var(KIND)
+    joined = builder.get().get_global_var(kind)
     with builder.function("main", inputs):
         with builder.dataflow():
             output = builder.emit_output(builder.emit(relax.Call(joined, inputs)))
         builder.emit_func_output(output)
-    function: PrimFunc = fuse(builder.finalize())[KIND]
+    function: PrimFunc = fuse(builder.finalize())[kind]
     return function
 
 
-def _has_roles(call: relax.Call, which: int, marks: Mapping[str, Mark]) -> bool:
-    return marks.get(str(call.args[0].name_hint)) == Mark(CONTRACTION, _ROLES[which])
+def _roles_of(call: relax.Call, marks: Mapping[str, Mark]) -> str:
+    """The roles of the contraction that a call computes; "" if it computes none."""
+    mark = marks.get(str(call.args[0].name_hint))
+    return mark.detail if mark is not None and mark.kind == CONTRACTION else ""
 
 
 def _is_call(expr: relax.Expr) -> bool:
@@ -216,7 +238,7 @@ def _is_call(expr: relax.Expr) -> bool:
     return isinstance(expr, relax.Call) and isinstance(expr.op, ir.Op) and expr.op.name == "relax.call_tir"
 
 
-def _is_pointwise(function: PrimFunc) -> bool:
-    """Whether the weights of a convolution are those of a 1x1 kernel."""
+def _is_likely(function: PrimFunc, template: Template) -> bool:
+    """Whether the template may serve a pair with this first function: an expansion begins with a 1x1 kernel."""
     shape = [int(extent) for extent in function.params[1].ty.shape]
-    return len(shape) == 6 and shape[2:4] == [1, 1]
+    return template.kind != EXPANSION or (len(shape) == 6 and shape[2:4] == [1, 1])

@@ -23,6 +23,7 @@ from tilewright.graph.value import Value
 from tilewright.graph.weights import Recipe
 from tilewright.ops.contraction.dot_products import multiplies_pairs, multiplies_signed
 from tilewright.ops.contraction.expression import Product
+from tilewright.ops.rows import Guard
 from tilewright.target import Target
 from tilewright.tensor import Array
 
@@ -46,7 +47,7 @@ class Rewritten:
         kernels: of their packed weights, the weights before they were packed. Varying weights are left out.
         transforming: the names of those functions whose weights vary from call to call.
         products: of batches of matrices, by the name of the function that computes each.
-        softmaxes: the names of functions that are softmaxes, and whether a row of minus infinity alone gives zeros.
+        softmaxes: the names of functions that are softmaxes, and which rows of them give zeros.
         made: weights that were computed from the model's, by the sources of their recipes.
     """
 
@@ -58,7 +59,7 @@ class Rewritten:
     kernels: Mapping[Recipe, Recipe] = field(default_factory=dict)
     transforming: frozenset[str] = frozenset()
     products: Mapping[str, Product] = field(default_factory=dict)
-    softmaxes: Mapping[str, bool] = field(default_factory=dict)
+    softmaxes: Mapping[str, Guard] = field(default_factory=dict)
     made: Mapping[str, Array] = field(default_factory=dict)
 
 

@@ -27,6 +27,7 @@ from tilewright.graph.view import View
 from tilewright.graph.weight_moves import move_weight
 from tilewright.graph.weights import Recipe
 from tilewright.ops.contraction.expression import Product
+from tilewright.ops.rows import Guard
 from tilewright.tensor import Array
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class Rewriter:
         kernels: of their packed weights, the weights before they were packed. Varying weights are left out.
         transforming: the names of those functions whose weights vary in some call.
         products: of batches of matrices, by the name of the function that computes each.
-        softmaxes: the names of functions that are softmaxes, and whether a row of minus infinity alone gives zeros.
+        softmaxes: the names of functions that are softmaxes, and which rows of them give zeros.
         moments: what is added to variances, by the names of functions that give the moments of rows.
         parameters: the inputs of the new function.
         recipes: the variable of each packed weight.
@@ -78,7 +79,7 @@ class Rewriter:
     kernels: dict[Recipe, Recipe] = field(default_factory=dict)
     transforming: set[str] = field(default_factory=set)
     products: dict[str, Product] = field(default_factory=dict)
-    softmaxes: dict[str, bool] = field(default_factory=dict)
+    softmaxes: dict[str, Guard] = field(default_factory=dict)
     moments: dict[str, float] = field(default_factory=dict)
     parameters: list[relax.Var] = field(default_factory=list)
     recipes: dict[Recipe, relax.Var] = field(default_factory=dict)

@@ -131,7 +131,7 @@ class Extraction:
 
     @cached_property
     def joints(self) -> tuple[tuple[Joint, int], ...]:
-        """Pairs of a 1x1 and a depthwise convolution that one function can compute, and how often each occurs."""
+        """Pairs of convolutions or dense layers that one function can compute, and how often each occurs."""
         direct = self._direct
         with _translating(self.network), enter_context(self.target):
             return count_joints(direct.fused, direct.marks, len(self.network.parameters), self.target)

@@ -106,13 +106,23 @@ def choose_block(lanes: int, n: int, rows: int) -> int:
     return lanes if wasteful and n > lanes else x
 
 
-def softmax(walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = False) -> Value | None:
-    """The softmax along the last dimension; ``safe``: zeros where a whole row is minus infinity."""
+def softmax(
+    walk: Rewriter, call: relax.Call, args: list[Value], safe: bool = False, finite: bool = False
+) -> Value | None:
+    """The softmax along the last dimension.
+
+    Args:
+        walk: emits the new graph.
+        call: of the softmax.
+        args: its operand.
+        safe: zeros where a whole row is minus infinity.
+        finite: zeros for any row whose softmax is nan.
+    """
     if int(call.attrs.axis) not in (-1, len(args[0].shape) - 1):
         return None
-    result = _emit_rows(walk, args[0], "softmax", lambda shape: rows.softmax(shape, walk.lanes, safe), [])
+    result = _emit_rows(walk, args[0], "softmax", lambda shape: rows.softmax(shape, walk.lanes, safe, finite), [])
     if result is not None:
-        walk.softmaxes[walk.function_of(result.base)] = safe
+        walk.softmaxes[walk.function_of(result.base)] = rows.Guard(safe, finite)
     return result
 
 
@@ -167,7 +177,11 @@ def sum_tokens(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr])
 
 
 def masked_softmax(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
-    """The softmax of PyTorch's attention, which exports ``where(row is minus infinity, 0, softmax(row))``."""
+    """The softmax of PyTorch's attention, which gives zeros for some rows.
+
+    An exported program has ``where(row is minus infinity, 0, softmax(row))``, an ONNX file ``where(s is nan, 0, s)`` of
+    the softmax s.
+    """
     from tvm import ir, relax
 
     def find_call(expr: relax.Expr, name: str) -> relax.Call | None:
@@ -176,9 +190,16 @@ def masked_softmax(walk: Rewriter, call: relax.Call, args: list[Value | relax.Ex
         return bound if fits else None
 
     def is_constant(expr: relax.Expr, value: float) -> bool:
+        if isinstance(expr, relax.Var):
+            return walk.scalars.get(expr) == value
         return isinstance(expr, ir.GenericConst) and bool((expr.value.numpy() == value).all())
 
     soft = find_call(call.args[2], "nn.softmax")
+    test = find_call(call.args[0], "isnan")
+    if soft is not None and test is not None:
+        source = walk.values[soft.args[0]]
+        known = test.args[0].same_as(call.args[2]) and is_constant(call.args[1], 0.0)
+        return softmax(walk, soft, [source], finite=True) if known and isinstance(source, Value) else None
     zeros = find_call(call.args[1], "full_like")
     if soft is None or zeros is None or not is_constant(zeros.args[1], 0.0):
         return None

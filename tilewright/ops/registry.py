@@ -15,6 +15,7 @@ from tilewright.ops.elementwise import ElementwiseTemplate
 from tilewright.ops.excitation import ExcitationTemplate
 from tilewright.ops.expansion import ExpansionTemplate
 from tilewright.ops.generic import AutoTemplate
+from tilewright.ops.mlp import MlpTemplate
 from tilewright.ops.norms import NormGradientTemplate, TrainingNormTemplate
 from tilewright.ops.pixel_sums import PixelSumsTemplate
 from tilewright.ops.quads import QuadsTemplate
@@ -60,6 +61,7 @@ TEMPLATES: tuple[Template, ...] = (
     NormGradientTemplate(),
     ExcitationTemplate(),
     ExpansionTemplate(),
+    MlpTemplate(),
     FusedWinogradTemplate(),
     WinogradTransformTemplate(),
     ElementwiseTemplate(),

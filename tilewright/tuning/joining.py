@@ -1,4 +1,4 @@
-"""Which attentions and which pairs of convolutions of a network one function computes.
+"""Which attentions, pairs of convolutions, and pairs of dense layers of a network one function computes.
 
 One function is measured against the separate ones, the heaviest first.
 """
@@ -14,6 +14,8 @@ from tilewright.graph.expansions import Joint
 from tilewright.graph.tasks import task_of
 from tilewright.measure.runner import Runner
 from tilewright.ops.attention import Attention, attention
+from tilewright.ops.attention.form import KIND as ATTENTION
+from tilewright.ops.mlp import KIND as MLP
 from tilewright.records.store import Store
 from tilewright.target import Target
 from tilewright.task import Task
@@ -24,13 +26,16 @@ __all__ = ["JoinChoice", "choose_joined", "joined_task"]
 
 #: One function must be so much faster than several, which are tuned by more measurements later.
 _GAIN = 1.05
+#: Of two dense layers it need not be faster in a measurement by itself, which finds the hidden rows in each core's own
+#: cache. Within a network, the second function reads half of them from another core.
+_MLP_GAIN = 1.0
 #: The names of both ways in reports.
 _ONE, _SEVERAL = "one_function", "several"
 
 
 @dataclass(frozen=True)
 class JoinChoice:
-    """What was chosen for an attention, or for a pair of convolutions.
+    """What was chosen for an attention, or for a pair of convolutions or dense layers.
 
     Attributes:
         form: the attention or the pair.
@@ -106,7 +111,7 @@ def choose_joined(
             trials += made
             total += spent
             known = known and (made > 0 or math.isfinite(spent))
-            if total > one * _GAIN:  # what follows can only add to it
+            if total > one * _gain_of(form):  # what follows can only add to it
                 break
         if not (math.isfinite(one) and math.isfinite(total)):
             if clock() >= deadline:
@@ -115,8 +120,18 @@ def choose_joined(
                 choices.append(JoinChoice(form, count, joined=False, seconds={}))
                 continue
         seconds = {_ONE: one} | ({_SEVERAL: total} if math.isfinite(total) else {})
-        choices.append(JoinChoice(form, count, one * _GAIN < total, seconds))
+        choices.append(JoinChoice(form, count, one * _gain_of(form) < total, seconds))
     return choices + _by_analogy(choices, ordered[len(choices) :]), trials
+
+
+def _gain_of(form: Attention | Joint) -> float:
+    """How much faster one function must be than several."""
+    return _MLP_GAIN if _kind_of(form) == MLP else _GAIN
+
+
+def _kind_of(form: Attention | Joint) -> str:
+    """The kind of the one function's task."""
+    return form.one.kind if isinstance(form, Joint) else ATTENTION
 
 
 def _by_analogy(measured: list[JoinChoice], others: Sequence[tuple[Attention | Joint, int]]) -> list[JoinChoice]:
@@ -128,7 +143,7 @@ def _by_analogy(measured: list[JoinChoice], others: Sequence[tuple[Attention | J
     choices = []
     for form, count in others:
         like = min(
-            (choice for choice in measured if type(choice.form) is type(form)),
+            (choice for choice in measured if _kind_of(choice.form) == _kind_of(form)),
             key=lambda choice: distance(choice.form, form),
             default=None,
         )

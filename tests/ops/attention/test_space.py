@@ -162,6 +162,24 @@ def test_a_row_that_reads_no_key_is_zero_only_if_it_is_safe() -> None:
         assert (row == 0.0).all() if safe else np.isnan(row).all()
 
 
+@pytest.mark.skipif(bool(lack(host_target())), reason=lack(host_target()))
+@pytest.mark.parametrize("name", ["safe", "stripes"])
+def test_rows_without_a_softmax_are_zeros_if_it_is_finite(name: str) -> None:
+    target = host_target()
+    form = dataclasses.replace(ATTENTIONS[name], safe=False, finite=True)
+    arrays, space = draw(form), space_of(form, target)
+    mask = arrays["mask0"]
+    mask[2], mask[3, 5], mask[4, 1] = -np.inf, np.nan, np.inf
+    configs = [space.default()] if name == "safe" else sample(space, np.random.default_rng(3), 2)
+    for config in configs:
+        found = run(space.schedule(config).mod, target, form, arrays).reshape(form.shapes["out"])
+        np.testing.assert_array_equal(found[:, :, 2:5], 0.0)
+        others = np.r_[0:2, 5 : form.queries]
+        with np.errstate(invalid="ignore"):
+            wanted = reference(form, arrays).reshape(form.shapes["out"])
+        agree(found[:, :, others], wanted[:, :, others], config)
+
+
 @pytest.mark.parametrize("lanes", [lanes for lanes in LANES if lanes != host_target().lanes])
 def test_programs_for_other_vectors(lanes: int) -> None:
     target = lane_target(lanes)

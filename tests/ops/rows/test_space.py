@@ -61,7 +61,17 @@ def test_rows_of_minus_infinity() -> None:
             np.testing.assert_array_equal(result[1:, 3:], 0.0)
 
 
-@pytest.mark.parametrize("shape", [(6, 8), (128, 256), (1, 1000), (5, 100), (3, 2), (4, 15)])
+def test_rows_without_a_softmax_are_zeros_if_it_is_finite() -> None:
+    x = np.full((5, 40), -np.inf, np.float32)
+    x[1:, :3] = 0.5
+    x[2, 7], x[3, 1] = np.nan, np.inf
+    for result in run(rows.softmax(x.shape, TARGET.lanes, safe=False, finite=True), [x], 1):
+        np.testing.assert_array_equal(result[[0, 2, 3]], 0.0)
+        np.testing.assert_allclose(result[[1, 4], :3], 1 / 3, rtol=1e-6)
+        np.testing.assert_array_equal(result[[1, 4], 3:], 0.0)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (128, 256), (1, 1000), (5, 100), (3, 2), (4, 15), (7, 96)])
 def test_layer_norm(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     # A mean far from zero: the sum of squares alone would lose the variance.
@@ -93,7 +103,7 @@ def test_rows_that_no_chunks_divide_have_a_template_of_their_own() -> None:
         chunks = space.knobs[0].table[:, 0]
         names[count] = space.template
         assert chunks.max() <= 4 * 4 * TARGET.cores
-    assert names == {197: "rows/2", 196: "rows/1"}
+    assert names == {197: "rows/4", 196: "rows/3"}
 
 
 @pytest.mark.parametrize("shape", [(6, 8), (35, 192), (5, 100), (3, 3), (4, 15)])

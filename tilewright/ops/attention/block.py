@@ -239,7 +239,10 @@ class Block:
             total = load(self.sums, [vector, lane])
             if self.attention.safe:
                 total = tirx.max(total, number(_SMALLEST))
-            statements = [store(self.factor, number(1.0) / total, [at])]
+            inverse = number(1.0) / total
+            if self.attention.finite:  # a nan is not above 0
+                inverse = select(total > number(0.0), inverse, number(0.0))
+            statements = [store(self.factor, inverse, [at])]
             if self.attention.sums:
                 value = log(total) + load(self.top, [vector, lane])
                 query = self._first_query(vector) + lane
@@ -285,7 +288,11 @@ class Block:
     def _put(self, row: Expr, column: Expr, value: Expr) -> Stmt:
         """Store an element of the result, which has yet to be divided by its row's sum."""
         indices = self.writer.indices(self.attention.out, self.item, query=self._query(row), width=column)
-        return store(self.writer.params["out"], value * load(self.factor, [row]), indices)
+        factor = load(self.factor, [row])
+        divided = value * factor
+        if self.attention.finite:  # the sums of a row without a sum of exponentials may be nan
+            divided = select(factor > number(0.0), divided, number(0.0))
+        return store(self.writer.params["out"], divided, indices)
 
     def _write_result(self) -> Stmt:
         """Store the result that was kept from stripe to stripe."""

@@ -82,6 +82,8 @@ class Attention(Matrices):
         safe: whether a row that reads no key gives zeros, as in PyTorch's attention, instead of nan.
         sums: whether a second result ``(items, queries)`` has the logarithm of the sum of the exponentials of each
             query's scores, which the backward pass of training needs.
+        finite: whether any row whose softmax is nan gives zeros, as in ONNX files of PyTorch's attention: a row that
+            reads no key, or has a score that is nan or infinite.
     """
 
     scale: float = 1.0
@@ -89,6 +91,7 @@ class Attention(Matrices):
     causal: bool = False
     safe: bool = False
     sums: bool = False
+    finite: bool = False
 
     @property
     def work(self) -> int:
@@ -113,8 +116,9 @@ class Attention(Matrices):
     def detail(self) -> str:
         """The attention as a text, for a mark."""
         fields = dataclasses.asdict(self)
-        if not self.sums:
-            del fields["sums"]  # as in records of versions that knew no sums
+        for name in ("sums", "finite"):
+            if not fields[name]:
+                del fields[name]  # as in records of versions that did not know it
         return json.dumps(fields, sort_keys=True)
 
     @classmethod
@@ -145,7 +149,7 @@ class Attention(Matrices):
             lies(self.extents(self.out), "query", "width"),
             isinstance(self.scale, float) and math.isfinite(self.scale),
             all(fits(mask) and {p[0] for _, p in mask} <= {"batch", "query", "key", "fixed"} for mask in self.masks),
-            all(isinstance(flag, bool) for flag in (self.causal, self.safe, self.sums)),
+            all(isinstance(flag, bool) for flag in (self.causal, self.safe, self.sums, self.finite)),
             not self.causal or self.keys >= self.queries,
         ]
         if not all(wanted):

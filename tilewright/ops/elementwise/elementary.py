@@ -18,6 +18,7 @@ from tilewright.ops.elementwise.exponential import (
     exp,
     exp_below_zero,
     expm1,
+    half_square_decay,
     log,
     log1p,
     log1p_unit,
@@ -186,17 +187,19 @@ def erfc(x: Expr) -> Expr:
 
 
 def gelu(x: Expr) -> Expr:
-    """GELU: x * (1 + erf(x / sqrt 2)) / 2."""
+    """GELU: x * (1 + erf(x / sqrt 2)) / 2.
+
+    It is max(x, 0) - t * e^(-t^2 / 2) * tail(t) with t = |x|, so that no formula for positive numbers is needed.
+    """
+    from tvm import tirx
 
     def result(x: Expr) -> Expr:
-        def tail(bounded: Expr) -> Expr:
-            return _bell(
-                bounded,
-                0.5,
-                lambda e: let(bounded * e * _tail(absolute(bounded)), lambda p: select(x < number(0.0), p, x - p)),
-            )
+        def tail(t: Expr) -> Expr:
+            falling = half_square_decay(t)
+            return tirx.max(number(0.0), x) - t * falling * _tail(t)
 
-        return let(clamp(x, -14.4, 14.4), tail)
+        # Beyond the bound the tail is no normal number.
+        return let(tirx.min(number(13.2), absolute(x)), tail)
 
     return let(x, result)
 

@@ -6,14 +6,26 @@ Their precision is that of :mod:`tilewright.ops.elementwise.elementary`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from tilewright.ops.elementwise.float32 import bits, clamp, float_of, horner, integer, let, number, reciprocal, select
+from tilewright.ops.elementwise.float32 import (
+    bits,
+    clamp,
+    cut,
+    float_of,
+    horner,
+    integer,
+    let,
+    number,
+    reciprocal,
+    select,
+)
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-__all__ = ["exp", "exp_below_zero", "expm1", "log", "log1p", "log1p_unit", "one_plus_decay"]
+__all__ = ["exp", "exp_below_zero", "expm1", "half_square_decay", "log", "log1p", "log1p_unit", "one_plus_decay"]
 
 _LOG2E = 1.4426950408889634
 #: ln 2 in two parts, so that n * ln 2 is exact (Cephes).
@@ -41,6 +53,8 @@ _LOG = (
 #: (artanh(s) / s - 1) / s^2 by s^2, for s <= 1/3. Lawson's algorithm found the coefficients; the relative error of the
 #: logarithm is 5e-9.
 _ARTANH = (0.140059969, 0.140009018, 0.200107637, 0.333332081)
+#: A mask that keeps the first 12 bits of a significand.
+_TWELVE_BITS = -(1 << 12)
 #: The bits of infinity, of a NaN, and of the root of 1/2.
 _INFINITY, _NAN, _HALF_ROOT = 0x7F800000, 0x7FC00000, 0x3F3504F3
 
@@ -121,6 +135,29 @@ def one_plus_decay(x: Expr, halvings: int, low: Expr = None) -> Expr:
         return number(0.5**halvings) + power * float_of(bits(total) << 23)
 
     return let(x, lambda x: let(x * number(-_LOG2E) + rounding, lambda total: rest(x, total)))
+
+
+def half_square_decay(t: Expr) -> Expr:
+    """e^(-t^2 / 2) for t from 0 to 13.24, with a relative error of 2e-7.
+
+    The square is h * h + (t - h) * (t + h), where h has 12 bits of t: h * h is exact. So is its remainder after
+    multiples of 2 ln 2 were subtracted.
+    """
+    signed = tuple(c * (-0.5) ** power for power, c in zip(range(6, -1, -1), (*_SHORT, 1.0, 1.0), strict=True))
+
+    def split(h: Expr) -> Expr:
+        return let(
+            h * h, lambda square: let(square * number(-0.5 * _LOG2E) + number(_ROUNDING), partial(rest, h, square))
+        )
+
+    def rest(h: Expr, square: Expr, total: Expr) -> Expr:
+        def polynomial(n: Expr) -> Expr:
+            q = square + n * number(2.0 * _LN2_HIGH) + n * number(2.0 * _LN2_LOW) + (t - h) * (t + h)
+            return let(q, lambda q: horner(signed, q) * float_of(bits(total) << 23))
+
+        return let(total - number(_ROUNDING), polynomial)
+
+    return let(cut(t, _TWELVE_BITS), split)
 
 
 def expm1(x: Expr) -> Expr:

@@ -3,6 +3,7 @@
 from tilewright.ops.rows.expression import (
     LONGEST_BYTE_ROW,
     ROW_MOMENTS,
+    Guard,
     byte_layer_norm,
     layer_norm,
     row_moments,
@@ -16,6 +17,7 @@ __all__ = [
     "LOG_SUM_EXP",
     "LONGEST_BYTE_ROW",
     "ROW_MOMENTS",
+    "Guard",
     "RowsSpace",
     "RowsTemplate",
     "byte_layer_norm",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilewright.ops.elementwise.exponential import exp_below_zero
 from tilewright.ops.function import FUSABLE, KEPT, make_function
@@ -24,6 +24,7 @@ __all__ = [
     "LONGEST_BYTE_ROW",
     "PREFIX",
     "ROW_MOMENTS",
+    "Guard",
     "byte_layer_norm",
     "layer_norm",
     "reduce_rows",
@@ -44,14 +45,27 @@ _SHORTEST_VECTOR = 4
 LONGEST_BYTE_ROW = (2**31 - 1) // 255**2
 
 
+class Guard(NamedTuple):
+    """Which rows of a softmax give zeros instead of nan.
+
+    Attributes:
+        safe: those of minus infinity alone.
+        finite: all whose softmax is nan: also those with a number that is nan or infinite.
+    """
+
+    safe: bool
+    finite: bool
+
+
 @lru_cache(KEPT)
-def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
+def softmax(shape: tuple[int, ...], lanes: int, safe: bool, finite: bool = False) -> PrimFunc:
     """Softmax along the last dimension. Gives a PrimFunc (data, output).
 
     Args:
         shape: of the data.
         lanes: elements of a vector register. Shorter rows are reduced by a part of a register.
         safe: whether a row of minus infinity alone gives zeros, as in PyTorch's attention, instead of nan.
+        finite: whether any row whose softmax is nan gives zeros, as in ONNX files of PyTorch's attention.
     """
     from tvm import te, tirx
 
@@ -62,13 +76,19 @@ def softmax(shape: tuple[int, ...], lanes: int, safe: bool) -> PrimFunc:
     total = reduce_rows(lambda *i: e(*i), rows, n, lanes, te.sum, lambda a, b: a + b, "sum")
     # There is one division for each row. In a row of minus infinity alone, the maximum is the finite start of te.max,
     # and all e are 0.
-    smallest = tirx.const(1e-30 if safe else 0.0, "float32")
-    inverse = te.compute(
-        rows,
-        lambda *i: tirx.const(1.0, "float32") / (tirx.max(total(*i), smallest) if safe else total(*i)),
-        name=f"{PREFIX}inverse",
-    )
-    y = te.compute(shape, lambda *i: e(*i) * inverse(*i[:-1]), name="softmax", attrs=_MARK)
+    zero, smallest = tirx.const(0.0, "float32"), tirx.const(1e-30, "float32")
+
+    def inverse_of(*i: Expr) -> Expr:
+        divided = tirx.const(1.0, "float32") / (tirx.max(total(*i), smallest) if safe else total(*i))
+        return tirx.Select(total(*i) > zero, divided, zero) if finite else divided  # a nan is not above 0
+
+    inverse = te.compute(rows, inverse_of, name=f"{PREFIX}inverse")
+
+    def weight(*i: Expr) -> Expr:
+        product = e(*i) * inverse(*i[:-1])
+        return tirx.Select(e(*i) >= zero, product, zero) if finite else product
+
+    y = te.compute(shape, weight, name="softmax", attrs=_MARK)
     return make_function([x, y], FUSABLE)
 
 
@@ -198,8 +218,9 @@ def reduce_rows(
 ) -> Tensor:
     """Each row reduced: first to up to four vectors side by side, these to one vector, and its lanes to a number.
 
-    The remainder of the row is reduced one by one. A row shorter than a vector register has vectors of the largest
-    power of two that fits: 8 lanes of 16 for a row of 12. A row of fewer than 4 elements has no vectors.
+    The remainder of the row is reduced one by one. As many vectors are side by side as leave the least remainder. A row
+    shorter than a vector register has vectors of the largest power of two that fits: 8 lanes of 16 for a row of 12. A
+    row of fewer than 4 elements has no vectors.
 
     Args:
         element: the element at given indices.
@@ -216,7 +237,7 @@ def reduce_rows(
         e = te.reduce_axis((0, n), "e")
         return te.compute(rows, lambda *i: reducer(element(*i, e), axis=[e]), name=f"{PREFIX}{name}")
     lanes = fit_vector(n, lanes)
-    vectors = max(v for v in (1, 2, 4) if v * lanes <= n)
+    vectors = max((v for v in (1, 2, 4) if v * lanes <= n), key=lambda v: (-(n % (v * lanes)), v))
     width = vectors * lanes
     k = te.reduce_axis((0, n // width), "k")
     part = te.compute(
