@@ -41,6 +41,15 @@ __all__ = [
     "wanted_threads",
 ]
 
+#: Passes of TVM's pipeline that change no kernel for a CPU: they are for the threads, memories and instructions of GPUs
+#: and DSPs. ``RemoveNoOp`` removes what does nothing; LLVM does that, too.
+_IDLE_PASSES = (
+    *("s_tir.LowerCrossThreadReduction", "s_tir.LiftThreadBinding", "s_tir.UnifyThreadBinding"),
+    *("s_tir.ManifestSharedMemoryLocalStage", "s_tir.LowerAutoCopy", "s_tir.InjectPermutedLayout"),
+    *("s_tir.TransformMmaBufferLayout", "s_tir.InjectDoubleBuffer", "s_tir.VerifyVTCMLimit", "s_tir.LowerVtcmAlloc"),
+    *("s_tir.ThreadSync", "s_tir.InferFragment", "s_tir.LowerThreadAllreduce", "s_tir.MergeSharedMemoryAllocations"),
+    *("tirx.VerifyMemory", "tirx.RemoveNoOp"),
+)
 #: The size of the largest buffer that is kept on the stack, in numbers: 32 vectors of 16.
 _STACK_NUMBERS = 512
 
@@ -314,17 +323,22 @@ def load_object(text: str) -> Any:
     return tvm.ir.load_json(text)
 
 
-def lean_kernels() -> Any:
-    """A context for compiling kernels: no checks of their arguments, and common subexpressions are left to LLVM.
+def lean_kernels(checks: bool = False) -> Any:
+    """A context for compiling kernels: without passes that they do not need, and without checks of their arguments.
 
     TVM 0.27: checking the shape, strides, type and device of each argument is most of the code of an ordinary kernel,
     and a sixth of the time that compiling it takes. Callers see to it that arguments are what the kernel takes. TVM's
-    pass over common subexpressions is a fifth of its lowering; LLVM finds them again.
+    pass over common subexpressions is a fifth of its lowering; LLVM finds them again. The other passes that are left
+    out are a sixth of the rest.
+
+    Args:
+        checks: whether kernels check their arguments all the same.
     """
     import tvm
 
-    config = {"tirx.disable_assert": True}
-    return tvm.transform.PassContext(opt_level=3, config=config, disabled_pass=["tirx.CommonSubexprElim"])
+    config = {} if checks else {"tirx.disable_assert": True}
+    disabled = ["tirx.CommonSubexprElim", *_IDLE_PASSES]
+    return tvm.transform.PassContext(opt_level=3, config=config, disabled_pass=disabled)
 
 
 def unchecked_schedules() -> None:

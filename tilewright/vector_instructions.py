@@ -72,20 +72,25 @@ def choose_instructions() -> None:
         target = dict(function.attrs or {}).get("target")
         if target is None or target.kind.name != "llvm":
             return function
-        if not target_has_features("avx512f", target):
+        # Few functions have reciprocals, and to ask a target takes 0.4 ms.
+        if not _divides(function.body) or not target_has_features("avx512f", target):
             return function
         return function.with_body(structural_map(function.body, (ir.Call, _approximated)))
 
     def move_bytes(function: Any, _module: Any, _context: Any) -> Any:
         target = dict(function.attrs or {}).get("target")
-        if target is None or target.kind.name != "llvm" or not target_has_features("avx2", target):
+        if target is None or target.kind.name != "llvm" or not any(map(_is_bytes, function.params)):
+            return function
+        if not target_has_features("avx2", target):
             return function
         wide = target_has_features("avx512f", target)
         body = function.body
         if not wide or target_has_features("avx512bw", target):
             body = join_stores(body, 16 if wide else 8)
-        way = look_up_by_permutations if target_has_features("avx512vbmi", target) else look_up_by_shuffles
-        return function.with_body(structural_map(body, (ir.TensorLoad, _looked_up(way))))
+        if any(map(_is_table, function.params)):
+            way = look_up_by_permutations if target_has_features("avx512vbmi", target) else look_up_by_shuffles
+            body = structural_map(body, (ir.TensorLoad, _looked_up(way)))
+        return function.with_body(body)
 
     follow_pass("VectorizeLoop", approximate)
     follow_pass("UnrollLoop", move_bytes)
@@ -108,14 +113,37 @@ def follow_pass(name: str, change: Callable[[Any, Any, Any], Any]) -> None:
         _told.add(name)
 
 
+def _is_table(variable: Any) -> bool:
+    """Whether a parameter, or what a load reads, is a buffer of 256 bytes."""
+    kind = variable.ty
+    if str(getattr(kind, "dtype", "")) != "uint8":
+        return False
+    return [int(extent) for extent in getattr(kind, "shape", ())] == [_BYTE_VALUES]
+
+
+def _is_bytes(variable: Any) -> bool:
+    """Whether a parameter is a buffer of bytes."""
+    return str(getattr(variable.ty, "dtype", "")) in ("uint8", "int8")
+
+
+def _divides(body: Any) -> bool:
+    """Whether a program has reciprocals."""
+    from tvm import ir
+    from tvm_ffi import VisitInterrupt, structural_walk
+
+    def look(call: Any) -> VisitInterrupt | None:
+        return VisitInterrupt(True) if getattr(call.op, "name", None) == RECIPROCAL else None
+
+    return structural_walk(body, (ir.Call, look)) is not None
+
+
 def _looked_up(way: Callable[[Any, Any, int], Any]) -> Callable[[Any], Any]:
     """What replaces a load of a vector out of a table of bytes, and leaves other loads as they are."""
     from tvm import tirx
 
     def replaced(load: Any) -> Any:
         lanes, table, index = load.ty.dtype.lanes, load.source, load.indices[-1]
-        whole = str(table.ty.dtype) == "uint8" and [int(d) for d in table.ty.shape] == [_BYTE_VALUES]
-        served = whole and 1 < lanes <= 64 and not isinstance(index, tirx.Ramp)
+        served = _is_table(table) and 1 < lanes <= 64 and not isinstance(index, tirx.Ramp)
         return way(table, index, lanes) if served else load
 
     return replaced

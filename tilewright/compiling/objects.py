@@ -271,13 +271,9 @@ def _write_object(module: runtime.Module, path: Path) -> None:
 
 
 def checked_kernels() -> transform.PassContext:
-    """A context of one thread in which compiled kernels check their arguments, since a plan in a file calls them.
-
-    LLVM eliminates common subexpressions, as in :func:`~tilewright.tvm_compat.lean_kernels`.
-    """
-    import tvm
-
-    return tvm.transform.PassContext(opt_level=3, disabled_pass=["tirx.CommonSubexprElim"])
+    """A context of one thread in which compiled kernels check their arguments, since a plan in a file calls them."""
+    context: transform.PassContext = lean_kernels(checks=True)
+    return context
 
 
 @contextlib.contextmanager

@@ -51,11 +51,19 @@ def multiplies(count: int, loads: int) -> bool:
 
 
 def blocks_of(module: IRModule) -> list[SBlock]:
-    """The blocks of the function ``main``, in the order in which they run."""
-    from tvm.s_tir import Schedule
+    """The blocks of the function ``main``, in the order in which they run. Blocks inside of others are left out."""
+    from tvm.s_tir import SBlock
+    from tvm_ffi import WalkResult, structural_walk
 
-    schedule = Schedule(module, seed=1)
-    return [schedule.get(block) for block in schedule.get_child_blocks(schedule.get_sblock("root"))]
+    found: list[SBlock] = []
+
+    def look(block: SBlock) -> WalkResult:
+        found.append(block)
+        return WalkResult.SKIP
+
+    # To ask a schedule takes 0.4 ms, for it analyses all blocks first.
+    structural_walk(module["main"].body.block.body, (SBlock, look), order="pre")
+    return found
 
 
 def count_loads(block: SBlock) -> Counter[Var]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError, SpaceError
@@ -17,6 +18,8 @@ __all__ = ["TVM_ERRORS", "form_errors", "space_errors", "task_module"]
 
 #: What TVM raises. The errors of its C++ code derive from RuntimeError; some of its checks raise errors of Python.
 TVM_ERRORS = (RuntimeError, ValueError, TypeError, LookupError)
+#: Functions that are kept: templates are asked one after the other, and read the same one.
+_KEPT = 8
 
 
 def task_module(task: Task) -> IRModule:
@@ -25,6 +28,12 @@ def task_module(task: Task) -> IRModule:
     Raises:
         SpaceError: the task's text is not TVM's JSON of such a module.
     """
+    module: IRModule = _read(task).clone()  # callers may put other functions into theirs
+    return module
+
+
+@lru_cache(_KEPT)
+def _read(task: Task) -> IRModule:
     set_threads()
     import tvm
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["DepthwiseGradientSpace", "DepthwiseGradientTemplate"]
 
-#: Columns of the widest tile, and parts of the rows of a block. (24 columns: 5.2 ms of processor time for 64 channels of
-#: 112x112 pixels, 3x3; 8 to 16 columns: 4.3 to 4.9. 5x5, 72 channels of 56x56: 1.5 and 1.15.)
+#: Columns of the widest tile, and parts of the rows of a block. (24 columns: 5.2 ms of processor time for 64 channels
+#: of 112x112 pixels, 3x3; 8 to 16 columns: 4.3 to 4.9. 5x5, 72 channels of 56x56: 1.5 and 1.15.)
 _WIDEST, _PARTS = 16, (1, 2, 3, 4, 6, 8, 12, 16, 28, 56)
 #: Multiply-adds (about 10 µs) below which waking other threads costs more than it saves.
 _PARALLEL_WORK = 1 << 18
