@@ -280,7 +280,7 @@ def test_a_deep_network_of_bytes_has_errors_of_whole_quanta(shape: list[int]) ->
         nodes.append(node("MatMul", [d, "w"], [y]))
         x = y
     nodes += [node("QuantizeLinear", [x, "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])]
-    weights = {
+    weights: dict[str, Any] = {
         "w": normal(shape[1], shape[1]) / np.float32(np.sqrt(shape[1])),
         "s": np.float32(0.05),
         "z": np.uint8(128),
