@@ -105,9 +105,13 @@ def test_recurrent_operators_whose_batch_comes_first(kind: str, gates: int, tmp_
 
 
 def dequantised(scales: tuple[int, ...], zeros: tuple[int, ...], axis: int, block: int = 0) -> onnx.ModelProto:
-    more = {"block_size": block} if block else {}
+    more: dict[str, Any] = {"block_size": block} if block else {}
     node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], name="first", axis=axis, **more)
-    constants = {"w": np.ones((6, 8), np.int8), "s": np.ones(scales, np.float32), "z": np.zeros(zeros, np.int8)}
+    constants: dict[str, Any] = {
+        "w": np.ones((6, 8), np.int8),
+        "s": np.ones(scales, np.float32),
+        "z": np.zeros(zeros, np.int8),
+    }
     return make([node, helper.make_node("Add", ["x", "d"], ["y"])], {"x": normal(6, 8)}, ["y"], opset=21, **constants)
 
 
@@ -118,7 +122,11 @@ def quantised_convolution(scales: int, biases: int) -> onnx.ModelProto:
         helper.make_node("QLinearConv", names, ["c"], name="first"),
         helper.make_node("DequantizeLinear", ["c", "s", "z"], ["y"]),
     ]
-    constants = {"s": np.asarray(0.1, np.float32), "z": np.asarray(3, np.uint8), "w": np.ones((8, 4, 1, 1), np.int8)}
+    constants: dict[str, Any] = {
+        "s": np.asarray(0.1, np.float32),
+        "z": np.asarray(3, np.uint8),
+        "w": np.ones((8, 4, 1, 1), np.int8),
+    }
     constants |= {"ws": np.ones(scales, np.float32), "wz": np.zeros(scales, np.int8), "b": np.ones(biases, np.int32)}
     return make(nodes, {"x": normal(1, 4, 5, 5)}, ["y"], **constants)
 
