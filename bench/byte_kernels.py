@@ -6,7 +6,7 @@
 Each kernel is timed twice: as the network has it, with rounding and what else was fused, and its products alone, which
 give int32 sums. Of the ``--likely`` most likely schedules, the fastest counts. Timing takes some seconds, in which
 nothing is compiled. ``kernels`` of the JSON file have for each ``gops``, the operations per second (a multiply-add is
-two), and ``share``, of the ``peak``: the most that the cores reach on registers, measured by turns with the kernels.
+two), and ``share``, of the ``peak``: the most that the cores reach on registers, measured before and after the kernels.
 ``whole`` has the shares of all kernels together, each as often as the network calls it. Kernels are called on the same
 data again and again.
 """
@@ -28,6 +28,7 @@ from bench._quantised import write_models
 from bench.kernels import multiply_adds
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
+from tilewright.errors import MeasureError
 from tilewright.frontend.load import load
 from tilewright.graph.tasks import extract, task_of
 from tilewright.measure.arguments import Arguments, Parameter, parameters_of
@@ -51,6 +52,8 @@ __all__ = ["products_alone"]
 _LIST = "kernels.json"
 #: Rounds, and the seconds of a kernel in each.
 _ROUNDS, _SECONDS = 7, 0.02
+#: Seconds after measuring the peak, in which threads of a BLAS spin.
+_PAUSE = 0.5
 _WHOLE, _ALONE = "with rounding", "products alone"
 
 
@@ -125,9 +128,9 @@ def _read_shapes(
 def _describe(task: Task) -> str:
     """A convolution for people: its kernel, its channels, its pixels, and whether a residual is added."""
     data, weight, sums, stride, _ = _read_shapes(task)
-    images = sum(len(p.shape) == 5 and p.shape == sums for p in parameters_of(task_module(task)["main"]))
+    images = sum(len(p.shape) == 5 and p.dtype == "uint8" for p in parameters_of(task_module(task)["main"]))
     moved = f", stride {stride[0]}" if stride != (1, 1) else ""
-    residual = ", residual" if images > 1 else ""
+    residual = ", residual" if images > 2 else ""  # besides the data and the result
     kernel, pixels = f"{weight[2]}x{weight[3]}", f"{sums[2]}x{sums[3]}"
     return f"{kernel}{moved}, {data[1] * data[4]} to {sums[1] * sums[4]} channels, {pixels}{residual}"
 
@@ -186,6 +189,8 @@ def _time(kernels: Sequence[tuple[_Kernel, Path]], target: Target) -> dict[str, 
     """The figures of all kernels, by turns with the peak."""
     import tvm
 
+    peaks = [_measure_peak(target)]
+    time.sleep(_PAUSE)
     calls = []
     for kernel, file in kernels:
         module: Module = tvm.runtime.load_module(str(file))
@@ -193,14 +198,10 @@ def _time(kernels: Sequence[tuple[_Kernel, Path]], target: Target) -> dict[str, 
         module["main"](*arguments.tensors)
         calls.append((module, arguments))
     seconds: list[list[float]] = [[] for _ in kernels]
-    peaks: list[float] = []
     for _ in range(_ROUNDS):
-        limits = measure_limits(target.cores, target.features)
-        assert limits.dot is not None
-        peaks.append(limits.dot)
         for (module, arguments), times in zip(calls, seconds, strict=True):
             times.append(_call(module["main"], arguments))
-    peak = float(np.max(peaks))
+    peak = max(*peaks, _measure_peak(target))
     best: dict[tuple[str, str], dict[str, Any]] = {}
     for (kernel, _), times in zip(kernels, seconds, strict=True):
         took = float(np.median(times))
@@ -222,6 +223,13 @@ def _time(kernels: Sequence[tuple[_Kernel, Path]], target: Target) -> dict[str, 
         work = sum(row["weight"] * row["operations"] for row in rows)
         whole[kind] = work / sum(row["weight"] * 1e-6 * row["microseconds"] for row in rows) / peak
     return {"kernels": [*best.values()], "whole": whole, "peak": peak}
+
+
+def _measure_peak(target: Target) -> float:
+    limits = measure_limits(target.cores, target.features)
+    if limits.dot is None:
+        raise MeasureError("the peak for products of bytes is measured by code that needs a C compiler; install one")
+    return limits.dot
 
 
 def _call(function: Any, arguments: Arguments) -> float:

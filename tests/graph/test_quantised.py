@@ -440,3 +440,13 @@ def test_a_quantiser_whose_scale_is_no_scale_stays_as_it_is(scale: float, tmp_pa
     assert any(
         "quantise" in use.task.name.replace("requantise", "").replace("dequantise", "") for use in extraction.uses
     )
+
+
+def test_the_zero_point_is_exactly_zero(tmp_path: Path) -> None:
+    """With ``x * scale - zero * scale`` it is 1.5e-7, and a network whose outputs are all 0 would be called wrong."""
+    net = Sketch()
+    numbers = net.qdq(net.op("Conv", net.qdq(net.input(1, 16, 4, 4), 0.02, 120), net.weight(16, 16, 1, 1)), 0.1, 100)
+    net.output(net.op("Mul", numbers, net.input(1, 16, 4, 4)), TensorProto.FLOAT)
+    _, executable = built(net.save(tmp_path / "m.onnx"), tmp_path / "out")
+    ones = np.ones((1, 16, 4, 4), np.float32)
+    assert np.array_equal(executable(0 * ones, ones)[0], 0 * ones)

@@ -202,6 +202,7 @@ def _call_quantiser(
             "use_external_data_format": large,
         }
         if plan.dynamic:
+            excluded += [f"{name}_MatMul" for name in excluded]  # what it makes of Gemm before
             quantize_dynamic(folded, str(out), extra_options={"MatMulConstBOnly": True}, **common)
         else:
             ranges = out.parent / "ranges.json"

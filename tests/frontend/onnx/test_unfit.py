@@ -102,3 +102,51 @@ def test_recurrent_operators_whose_batch_comes_first(kind: str, gates: int, tmp_
     turned = {name: array.swapaxes(0, 1).copy() for name, array in feeds.items()}
     y, y_h = run(make([helper.make_node(kind, inputs, ends, **attributes)], turned, ends, **weights), turned)
     check_same(found, [y.transpose(2, 0, 1, 3), y_h.swapaxes(0, 1)])
+
+
+def dequantised(scales: tuple[int, ...], zeros: tuple[int, ...], axis: int, block: int = 0) -> onnx.ModelProto:
+    more: dict[str, Any] = {"block_size": block} if block else {}
+    node = helper.make_node("DequantizeLinear", ["w", "s", "z"], ["d"], name="first", axis=axis, **more)
+    constants: dict[str, Any] = {
+        "w": np.ones((6, 8), np.int8),
+        "s": np.ones(scales, np.float32),
+        "z": np.zeros(zeros, np.int8),
+    }
+    return make([node, helper.make_node("Add", ["x", "d"], ["y"])], {"x": normal(6, 8)}, ["y"], opset=21, **constants)
+
+
+def quantised_convolution(scales: int, biases: int) -> onnx.ModelProto:
+    names = ["q", "s", "z", "w", "ws", "wz", "s", "z", "b"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("QLinearConv", names, ["c"], name="first"),
+        helper.make_node("DequantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    constants: dict[str, Any] = {
+        "s": np.asarray(0.1, np.float32),
+        "z": np.asarray(3, np.uint8),
+        "w": np.ones((8, 4, 1, 1), np.int8),
+    }
+    constants |= {"ws": np.ones(scales, np.float32), "wz": np.zeros(scales, np.int8), "b": np.ones(biases, np.int32)}
+    return make(nodes, {"x": normal(1, 4, 5, 5)}, ["y"], **constants)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (dequantised((5,), (5,), 0), r"\(first\) has \[5\] scales for \[6, 8\] along axis 0, which takes \[6\]"),
+        (dequantised((6,), (6,), 2), r"\(first\) has axis 2, and its tensor is \[6, 8\]; quantise the model again"),
+        (dequantised((6,), (5,), 0), r"those of DequantizeLinear \(first\) are \[5\] and \[6\]"),
+        (dequantised((6, 3), (6, 3), 1, 4), r"along axis 1 in blocks of 4, which takes \[6, 2\]"),
+        (quantised_convolution(3, 8), r"as many scales as output channels, but QLinearConv \(first\) has \[3\]"),
+        (quantised_convolution(8, 7), r"as many biases as output channels, but QLinearConv \(first\) has \[7\]"),
+    ],
+)
+def test_scales_that_do_not_fit(model: onnx.ModelProto, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ShapeError, match=says):
+        load(saved(model, tmp_path))
+
+
+def test_scales_that_fit(tmp_path: Path) -> None:
+    for model in (dequantised((6,), (6,), -2), dequantised((6, 2), (6, 2), 1, 4), dequantised((), (), 5)):
+        load(saved(model, tmp_path))

@@ -19,6 +19,7 @@ from tilewright.frontend.onnx.folding import FOLDED, fold, fold_conditions
 from tilewright.frontend.onnx.independence import find_paddings
 from tilewright.frontend.onnx.index import Index, find_folder, write_index
 from tilewright.frontend.onnx.probing import check_taken, find_plain_refusal, make_acceptance
+from tilewright.frontend.onnx.quantisers import check_quantisers
 from tilewright.frontend.onnx.shapes import fix_values, list_fixed, open_shapes, read_declared, set_shapes
 from tilewright.frontend.onnx.tidy import densify, drop_unread
 from tilewright.frontend.proposals import find_buckets
@@ -126,6 +127,7 @@ def _write_bucket(
     if asked and optimised:
         check_taken(folder / MODEL, model, shapes)
     check_convolutions(model)
+    check_quantisers(model)
     if base is not model:
         set_shapes(base, shapes)
         written = write_model(base, folder / "conditions.onnx", "conditions.bin")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tilewright.graph.quantised.scaled import Scaled
+from tilewright.graph.quantised.scaled import Scaled, find_bytes
 from tilewright.graph.quantised.tables import realise
 from tilewright.graph.value import Value
 from tilewright.graph.view import View
@@ -54,6 +55,8 @@ def compute(walk: Rewriter, form: Scaled, dtype: str, zero: int, divisor: float 
         zero: the zero point of integers.
         divisor: divides the only term; None: scales multiply the terms.
     """
+    if dtype == "float32":
+        form = _subtract_first(form)
     values = [term.value for term in form.terms]
     sums = [v for v in values if v.dtype == "int32" and (v.fused or v.fresh)]
     # Rows that a product has written take the sum into the product, unless a reshape stands between.
@@ -89,6 +92,16 @@ def compute(walk: Rewriter, form: Scaled, dtype: str, zero: int, divisor: float 
     name = {"float32": "dequantise", "int32": "widen"}.get(dtype, "requantise")
     result = walk.call(affine(made), [*tensors, *numbers.arguments], layout.shape, name, dtype)
     return layout.value(result, dtype)
+
+
+def _subtract_first(form: Scaled) -> Scaled:
+    """Bytes as numbers: (x - zero) * scale is exactly 0 where x is the zero point, and x * scale + shift is not."""
+    found = find_bytes(form)
+    if found is None or not found[2]:
+        return form
+    (term,) = form.terms
+    zero = np.full(term.scale.shape, -found[2], np.int32)
+    return dataclasses.replace(form, terms=(dataclasses.replace(term, offset=zero),), shift=np.zeros(()))
 
 
 class _Blocked:

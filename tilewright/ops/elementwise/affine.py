@@ -97,10 +97,10 @@ class _OwnNumbers:
 
     def level(self, element: Expr, form: TermForm, at: Callable[[Tensor], Expr]) -> Expr:
         """The element before it is scaled. ``at`` gives a number at the element's place."""
-        if self.offset is not None:
-            element = element + at(self.offset)
         if form.dtype in ("uint8", "int8"):
             element = element.astype("int32")
+        if self.offset is not None:
+            element = element + at(self.offset)
         if self.zero is not None and self.column is not None:
             element = element - self.zero().astype("int32") * at(self.column)
         return element
@@ -136,7 +136,7 @@ def affine(form: AffineForm) -> PrimFunc:
     The numbers are, for each term, its scale, its offset, the computed zero point with its factors, and the computed
     step; then the shift, the lower and the upper limit, and the zero point; each if the form has it. Offsets, factors
     and the zero point are int32, a computed zero point uint8, all others float32. One number has the shape ``(1,)``,
-    but a computed one ``()``; numbers of channels have ``form.channel_shape``.
+    but a computed one ``()``; numbers of channels have ``form.channel_shape``, if the form has axes of channels.
     """
     from tvm import te, tirx
 
@@ -144,7 +144,7 @@ def affine(form: AffineForm) -> PrimFunc:
     numbers: list[Tensor] = []
 
     def number(kind: str, name: str, dtype: str = "float32") -> Tensor:
-        shape = form.channel_shape if kind == "channel" else (1,)
+        shape = form.channel_shape if kind == "channel" and form.channels else (1,)
         numbers.append(te.placeholder(shape, dtype, name=name))
         return numbers[-1]
 
