@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
+from tilewright.fetching_ahead import STEPS, Steps
 from tilewright.ops.winograd.expression import BACK, DATA, INVERSE, KIND, PAD, PRODUCTS, ROWS
 from tilewright.ops.winograd.staged_space import keep_stages, straight
 from tilewright.space.configs import choices_of
@@ -289,7 +290,31 @@ def _program(module: IRModule, form: _Form, decisions: _Decisions) -> Schedule:
     _forth(schedule, form, decisions, outer[-1])
     schedule.parallel(schedule.fuse(*outer))
     schedule.decompose_reduction(schedule.get_sblock(PRODUCTS), depth)
+    schedule.annotate(depth, STEPS, _steps(form, decisions).encode())
     return schedule
+
+
+def _steps(form: _Form, decisions: _Decisions) -> Steps:
+    """The register tiles of the products, whose weights are fetched ahead."""
+    stripe, (across, cols) = decisions.h, decisions.w
+    return Steps(
+        n=0,
+        o=1,
+        h=3,
+        w=4,
+        lanes=5,
+        rc=6,
+        ri=7,
+        outs=decisions.o[3],
+        cols=cols,
+        rows=stripe[2],
+        inputs=form.cb,
+        tiles=stripe[1] * across,
+        across=across,
+        down=across,
+        high=stripe[1],
+        group=decisions.o[2] * decisions.o[3] if decisions.o[0] * decisions.o[1] > 1 else 0,
+    )
 
 
 def _back(schedule: Schedule, form: _Form, decisions: _Decisions, writer: SBlockRV) -> tuple[list[LoopRV], LoopRV]:
