@@ -273,15 +273,20 @@ def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotPr
     _run_parallel(schedule, outer[:depth] if decisions.parallel > 0 else [], pad, decisions.pad)
     begin = schedule.decompose_reduction(block, reduction[0])
     if dot is None:
-        if decisions.ahead and joins:
-            schedule.annotate(reduction[-1], AHEAD, 1)
-        steps = find_steps(form, decisions)
-        if steps is not None:
-            # Once for each block of inputs, if the loop over its inputs is the innermost one.
-            schedule.annotate(reduction[-2 if steps.inputs > decisions.unroll else -1], STEPS, steps.encode())
+        _fetch(schedule, form, decisions, reduction, joins)
         return schedule
     schedule.vectorize(schedule.get_loops(schedule.get_child_blocks(begin)[0])[-1])
     return Schedule(dot.put_into(schedule.mod, schedule.get(block).name_hint))
+
+
+def _fetch(schedule: Schedule, form: Form, decisions: Decisions, reduction: Sequence[LoopRV], joins: bool) -> None:
+    """Mark the loops of the ``reduction`` in which lines are prefetched."""
+    if decisions.ahead and joins:
+        schedule.annotate(reduction[-1], AHEAD, 1)
+    steps = find_steps(form, decisions)
+    if steps is not None:
+        # Once for each block of inputs, if the loop over its inputs is the innermost one.
+        schedule.annotate(reduction[-2 if steps.inputs > decisions.unroll else -1], STEPS, steps.encode())
 
 
 def _run_parallel(schedule: Schedule, outer: Sequence[LoopRV], pad: SBlockRV | None, where: int) -> None:
