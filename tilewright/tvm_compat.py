@@ -21,6 +21,7 @@ from typing import Any
 from tilewright.control_groups import control_groups
 from tilewright.errors import TargetError
 from tilewright.fetching import LOCAL_SUMS, fetch_ahead
+from tilewright.fetching_ahead import fetch_steps
 from tilewright.processor import count_cores
 from tilewright.vector_instructions import choose_instructions, follow_pass, register_operators
 
@@ -269,7 +270,7 @@ def keep_nan(module: Any) -> Any:
     made = module
     for var, function in module.functions_items():
         if isinstance(function, tirx.PrimFunc):
-            fetching = fetch_ahead(function)
+            fetching = fetch_ahead(fetch_steps(function))
             body = structural_map(fetching.body, ((tirx.Max, tirx.Min), swapped))
             if not body.same_as(function.body):
                 made = module.clone() if made is module else made

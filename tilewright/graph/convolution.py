@@ -85,19 +85,22 @@ class Convolution:
 
     @property
     def winograd_pays(self) -> bool:
-        """Whether F(4x4, 3x3) in stages is estimated to be faster: for the result, or for the gradient of the weights.
+        """Whether F(4x4, 3x3) in stages is estimated to be faster: for the result, or for the weights' gradient."""
+        return len(self.algorithms) > 1 and self.winograd_share * _ASSUMED_GAIN < 1
+
+    @property
+    def winograd_share(self) -> float:
+        """The time of F(4x4, 3x3) in stages, as an estimated share of that of the direct algorithm.
 
         The direct algorithm does all its operations, and is taken to wait for no memory. The stages of the other do a
-        quarter of these. They write and read transformed data, results and weights, which a large batch does not leave
-        in a cache.
+        quarter of these. They write and read transformed data, results and weights, which neither a large batch nor
+        the other weights of a network leave in a cache.
         """
-        if len(self.algorithms) == 1:
-            return False
         tiles, channels, outputs = self.tiling(4).tiles, self.data[1], self.weight[0]
         operations = 2.0 * 36 * tiles * channels * outputs
         transformed = 36 * (tiles * (channels + outputs) + channels * outputs)
         traffic = 4.0 * (2 * transformed + math.prod(self.data) + math.prod(self.result))
-        return (operations + _OPERATIONS_PER_BYTE * traffic) * _ASSUMED_GAIN < self.flop
+        return (operations + _OPERATIONS_PER_BYTE * traffic) / self.flop
 
     def tiling(self, m: int) -> Tiling:
         """The tiles into which F(m x m, 3 x 3) cuts the data."""

@@ -26,6 +26,10 @@ __all__ = ["MORE_CONFIGS", "AlgorithmChoice", "assume_algorithms", "choose_algor
 _WEIGHTS = (1,)
 #: Another algorithm than the direct one must be so much faster, for rounding errors are larger in all of them.
 _GAIN = 1.05
+#: A convolution is computed as a measured one if the estimated share of Winograd's algorithm is less than so many times
+#: as large. (ResNet's 7x7 pixels have 2.7 times the share of its 14x14 pixels: 38 MB of transformed weights, which two
+#: cores of an Emerald Rapids read in 0.9 ms; directly, the convolution takes 0.7 ms.)
+_ALIKE = 2.0
 #: Configs measured of each task besides its default, where its space can name good ones.
 MORE_CONFIGS = 3
 
@@ -145,7 +149,11 @@ def choose_algorithms(
 
 
 def _by_analogy(measured: list[AlgorithmChoice], others: Sequence[tuple[Convolution, int]]) -> list[AlgorithmChoice]:
-    """Choices for ``others``, each that of the most similar measured convolution."""
+    """Choices for ``others``, each that of the most similar measured convolution.
+
+    Winograd's algorithm is no choice where it is estimated to gain much less: on few pixels its transformed weights,
+    four times as many numbers, take longer to read than all products of the direct algorithm.
+    """
 
     def distance(one: Convolution, other: Convolution) -> float:
         sizes = [(math.prod(c.result[2:]), c.weight[0], c.weight[1]) for c in (one, other)]
@@ -154,7 +162,9 @@ def _by_analogy(measured: list[AlgorithmChoice], others: Sequence[tuple[Convolut
     choices = []
     for conv, count in others:
         like = min(measured, key=lambda choice: distance(choice.convolution, conv), default=None)
-        if like is not None and like.chosen in conv.algorithms:
+        if like is None or like.chosen not in conv.algorithms:
+            continue
+        if like.chosen == "direct" or conv.winograd_share < _ALIKE * max(like.convolution.winograd_share, 1 / _GAIN):
             choices.append(AlgorithmChoice(conv, count, like.chosen, {}))
     return choices
 

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
 from tilewright.fetching import AHEAD
+from tilewright.fetching_ahead import STEPS
 from tilewright.ops.contraction.dot_products import DotProduct
 from tilewright.ops.contraction.form import BLOCK, Form, find_pad
+from tilewright.ops.contraction.steps import find_steps
 from tilewright.ops.statements import bind_once
 
 if TYPE_CHECKING:
@@ -293,11 +295,20 @@ def build_program(module: IRModule, form: Form, decisions: Decisions, dot: DotPr
     _run_parallel(schedule, outer[:depth] if decisions.parallel > 0 else [], pad, decisions.pad)
     begin = schedule.decompose_reduction(block, reduction[0])
     if dot is None:
-        if decisions.ahead and joins:
-            schedule.annotate(reduction[-1], AHEAD, 1)
+        _fetch(schedule, form, decisions, reduction, joins)
         return schedule
     schedule.vectorize(schedule.get_loops(schedule.get_child_blocks(begin)[0])[-1])
     return Schedule(dot.put_into(schedule.mod, schedule.get(block).name_hint))
+
+
+def _fetch(schedule: Schedule, form: Form, decisions: Decisions, reduction: Sequence[LoopRV], joins: bool) -> None:
+    """Mark the loops of the ``reduction`` in which lines are prefetched."""
+    if decisions.ahead and joins:
+        schedule.annotate(reduction[-1], AHEAD, 1)
+    steps = find_steps(form, decisions)
+    if steps is not None:
+        # Once for each block of inputs, if the loop over its inputs is the innermost one.
+        schedule.annotate(reduction[-2 if steps.inputs > decisions.unroll else -1], STEPS, steps.encode())
 
 
 def _run_parallel(schedule: Schedule, outer: Sequence[LoopRV], pad: SBlockRV | None, where: int) -> None:

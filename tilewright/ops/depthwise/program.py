@@ -1,6 +1,6 @@
 """Writes the program of a depthwise convolution: each row of sums by tiles of columns, which stay in registers.
 
-parallel for n, block, part of the rows: for row:
+parallel for n, part of the rows, block: for row:
     for tile of columns:
         S[column, lanes] = 0
         for row of the kernel that is in the image:
@@ -86,12 +86,9 @@ class _Writer:
         each = -(-form.rows.outputs // nest.parts)
         parts = -(-form.rows.outputs // each)
         place = make_counter("part")
-        if form.last:  # a core reads neighbouring rows of all channels, as it wrote them before
-            self.block, rest = place % form.blocks, tirx.floordiv(place, make_index(form.blocks))
-            part, self.item = rest % parts, tirx.floordiv(rest, make_index(parts))
-        else:
-            part, block = place % parts, tirx.floordiv(place, make_index(parts))
-            self.item, self.block = block // form.blocks, block % form.blocks
+        # A core reads neighbouring rows of all channels, as it wrote them before.
+        self.block, rest = place % form.blocks, tirx.floordiv(place, make_index(form.blocks))
+        part, self.item = rest % parts, tirx.floordiv(rest, make_index(parts))
         tiles = tiles_of(form, nest.columns)
         bodies = [self._rows(part, each, [tile]) for tile in tiles] if nest.down else []
         body = make_sequence(bodies) if nest.down else self._rows(part, each, tiles)

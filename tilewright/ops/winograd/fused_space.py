@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
+from tilewright.fetching_ahead import STEPS, Steps
 from tilewright.ops.winograd.expression import BACK, DATA, INVERSE, KIND, PAD, PRODUCTS, ROWS
 from tilewright.ops.winograd.staged_space import keep_stages, straight
 from tilewright.space.configs import choices_of
@@ -44,6 +45,8 @@ Floats = NDArray[np.float64]
 
 #: The outer part of the parallel loop: stripes, or groups of outputs.
 _STRIPES_FIRST, _GROUPS_FIRST = 0, 1
+#: Iterators of the products.
+_PLACES = {"n": 0, "o": 1, "h": 3, "w": 4, "lanes": 5, "rc": 6, "ri": 7}
 #: Where the data are padded: for each row of tiles, or for each stripe.
 _PAD_ROW, _PAD_STRIPE = 0, 1
 #: Most multiply-adds that are written out in the innermost loop; most rows of tiles in a register tile; most input
@@ -289,7 +292,24 @@ def _program(module: IRModule, form: _Form, decisions: _Decisions) -> Schedule:
     _forth(schedule, form, decisions, outer[-1])
     schedule.parallel(schedule.fuse(*outer))
     schedule.decompose_reduction(schedule.get_sblock(PRODUCTS), depth)
+    schedule.annotate(depth, STEPS, _find_steps(form, decisions))
     return schedule
+
+
+def _find_steps(form: _Form, decisions: _Decisions) -> list[int]:
+    """The register tiles of the products, whose weights are fetched ahead."""
+    (_, high, rows), (across, cols) = decisions.h, decisions.w
+    return Steps(
+        **_PLACES,
+        outs=decisions.o[3],
+        cols=cols,
+        rows=rows,
+        inputs=form.cb,
+        tiles=high * across,
+        high=high,
+        **dict.fromkeys(("across", "down"), across),
+        group=decisions.o[2] * decisions.o[3] if decisions.o[0] * decisions.o[1] > 1 else 0,
+    ).encode()
 
 
 def _back(schedule: Schedule, form: _Form, decisions: _Decisions, writer: SBlockRV) -> tuple[list[LoopRV], LoopRV]:
