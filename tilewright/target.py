@@ -19,14 +19,16 @@ from tilewright.tvm_compat import keep_interrupts, light_import, set_threads, wa
 __all__ = ["Caches", "Target"]
 
 #: Where a kernel that is timed finds what it reads.
-Caches: TypeAlias = Literal["warm", "streamed", "cold"]
+Caches: TypeAlias = Literal["warm", "shared", "streamed", "cold"]
 
 #: The platforms that executables are built for.
 _TRIPLE = re.compile(r"(aarch64|x86_64)-((unknown|pc|none)-)?linux-(gnu|musl)")
 #: The levels of x86-64.
 _LEVEL = re.compile(r"x86-64(-v[234])?")
 #: This machine's targets, by how they are written.
-_NATIVE: dict[str, Caches] = {"native": "warm", "native:streamed": "streamed", "native:cold": "cold"}
+_NATIVE: dict[str, Caches] = {"native": "warm"} | {
+    f"native:{caches}": caches for caches in get_args(Caches) if caches != "warm"
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Target:
         l1, l2, l3: data cache sizes in bytes; ``l1`` and ``l2`` per core, ``l3`` as shared.
         tvm_version: version of the compiler.
         triple: LLVM's name of the platform, where it is not this one's: code for it can be compiled, but not run here.
-        caches: how candidates are timed: ``warm``, with all they read where the calls before have left it;
+        caches: how candidates are timed: ``warm``, with all they read where the calls before have left it; ``shared``,
+            with weights from the last cache, as in a network whose weights do not fit the caches of the cores;
             ``streamed``, with weights from memory, as in a network whose weights do not fit the last cache; ``cold``,
             with empty caches. It is part of the key: a kernel that is fast with its data in the caches need not be fast
             without them, so records of different kinds are never taken for each other.
@@ -71,7 +74,8 @@ class Target:
         If ``TVM_NUM_THREADS`` is set, the target has that many cores.
 
         Args:
-            text: ``native``, this machine; ``native:streamed`` or ``native:cold``, this machine with other ``caches``;
+            text: ``native``, this machine; ``native:shared``, ``native:streamed`` or ``native:cold``, this machine with
+                other ``caches``;
                 ``llvm:MCPU``, another CPU, such as ``llvm:core-avx2``; ``x86-64-v2``, ``-v3`` or ``-v4``, the same with
                 ``llvm:`` before it; or ``llvm:MCPU:TRIPLE``, a CPU of another
                 architecture, such as ``llvm:cortex-a76:aarch64-linux-gnu``.
@@ -109,8 +113,14 @@ class Target:
         return _describe(mcpu, triple, cores, str(tvm.__version__))
 
     def with_weights(self, nbytes: int) -> Target:
-        """The target for ``nbytes`` bytes of weights: ``streamed`` if they are more than the last cache holds."""
-        return replace(self, caches="streamed") if self.caches == "warm" and nbytes > self.l3 else self
+        """The target for ``nbytes`` bytes of weights, by the caches that they do not fit.
+
+        ``streamed`` if they are more than the last cache holds, ``shared`` if they are more than the second caches of
+        all cores hold.
+        """
+        if self.caches != "warm" or nbytes <= min(self.cores * self.l2, self.l3):
+            return self
+        return replace(self, caches="streamed" if nbytes > self.l3 else "shared")
 
     @property
     def otherwise_timed(self) -> tuple[Target, ...]:

@@ -94,6 +94,19 @@ def test_streamed_weights_are_others_in_each_call() -> None:
     assert -1 <= values.min() < -0.5 < 0.5 < values.max() <= 1
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_weights_of_bytes_are_streamed_too(dtype: str) -> None:
+    weight = Parameter((1 << 16,), dtype, written=False, weight=True)
+    calls: list[tuple[Any, ...]] = []
+    arguments = Arguments((weight, OUT), "key", streamed=1 << 18)
+    function = arguments.called(lambda *given: calls.append(given))
+    for _ in range(4):
+        function(*arguments.tensors)
+    arrays = [np.from_dlpack(weights) for weights, _ in calls]
+    assert len({array.ctypes.data for array in arrays}) == 4
+    assert {(array.shape, str(array.dtype)) for array in arrays} == {((1 << 16,), dtype)}
+
+
 def test_what_is_not_streamed_is_called_as_it_is() -> None:
     def function(*_: Any) -> None: ...
 

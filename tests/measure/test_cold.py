@@ -52,20 +52,31 @@ def test_threads_touch_all_of_their_memory_each_on_a_core_of_its_own(monkeypatch
 def test_a_cold_target_is_another_target() -> None:
     warm = Target.parse()
     assert replace(warm, caches="cold").key == f"{warm.key}-cold" == Target.parse("native:cold").key
+    assert Target.parse("native:shared").key == f"{warm.key}-shared"
     assert Target.parse("native:streamed").key == f"{warm.key}-streamed"
     assert replace(warm, caches="warm").key == warm.key
 
 
-def test_weights_are_streamed_where_they_do_not_fit_the_last_cache() -> None:
-    warm = Target.parse()
-    assert warm.with_weights(warm.l3) is warm
-    large = warm.with_weights(warm.l3 + 1)
-    assert large == Target.parse("native:streamed")
+def test_weights_come_from_behind_the_caches_that_they_do_not_fit() -> None:
+    warm = replace(Target.parse(), cores=2, l2=1 << 20, l3=1 << 25)
+    assert warm.with_weights(1 << 21) is warm
+    some, large = warm.with_weights((1 << 21) + 1), warm.with_weights((1 << 25) + 1)
+    assert (some, large) == (replace(warm, caches="shared"), replace(warm, caches="streamed"))
+    assert warm.with_weights(1 << 25) == some
     assert large.with_weights(0) is large
+    assert some.with_weights(1 << 26) is some
     cold = replace(warm, caches="cold")
-    assert cold.with_weights(warm.l3 + 1) is cold
+    assert cold.with_weights(1 << 26) is cold
     assert streamed_bytes(warm) == streamed_bytes(cold) == 0
+    assert streamed_bytes(some) == 1 << 23  # four times what the second caches hold
+    assert streamed_bytes(replace(some, l3=1 << 22)) == 1 << 22
     assert streamed_bytes(large) == flush_bytes(warm.l2, warm.l3, warm.cores)
+
+
+def test_without_a_last_cache_weights_come_from_memory() -> None:
+    warm = replace(Target.parse(), cores=4, l2=1 << 20, l3=1 << 20)
+    assert warm.with_weights(1 << 20) is warm
+    assert warm.with_weights((1 << 20) + 1).caches == "streamed"
 
 
 def test_candidates_of_a_cold_target_are_timed_and_recorded_as_such() -> None:

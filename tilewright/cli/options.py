@@ -44,7 +44,7 @@ __all__ = [
 _COMPILER_ADDRESSES, _COMPILER_MEMORY = 2750 << 20, 512 << 20
 
 #: The targets that have a name of their own.
-TARGETS = ("native", "native:streamed", "native:cold", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
+TARGETS = ("native", "native:shared", "native:streamed", "native:cold", "x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 
 ModelArgument: TypeAlias = Annotated[
     Path, typer.Argument(metavar="MODEL", help="The model: an ONNX file, or a .pt2 file of torch.export.save.")
@@ -54,7 +54,7 @@ TargetOption: TypeAlias = Annotated[
     typer.Option(
         metavar="TARGET",
         autocompletion=complete_from("tilewright.cli.options", "TARGETS"),
-        help="'native' (native:streamed, native:cold), 'llvm:MCPU' or 'llvm:MCPU:TRIPLE'.",
+        help="'native' (native:shared, native:streamed, native:cold), 'llvm:MCPU' or 'llvm:MCPU:TRIPLE'.",
     ),
 ]
 RecordsOption: TypeAlias = Annotated[
@@ -77,7 +77,7 @@ def check_target(text: str) -> None:
     Raises:
         TargetError: the text has not the form of a target.
     """
-    if not re.fullmatch(r"native(:streamed|:cold)?|llvm:\S+|x86-64(-v[234])?", text):
+    if not re.fullmatch(r"native(:shared|:streamed|:cold)?|llvm:\S+|x86-64(-v[234])?", text):
         raise TargetError(
             f"a target is 'native', 'llvm:MCPU' such as llvm:core-avx2, or 'llvm:MCPU:TRIPLE', but this is {text!r}"
             + (did_you_mean(text, TARGETS) or "; leave --target out to tune for this machine")

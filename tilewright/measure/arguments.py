@@ -30,6 +30,8 @@ TOLERANCE = 1e-3
 _ABSOLUTE = 1e-6
 #: The alignment that TVM's code assumes of every tensor, in bytes.
 _ALIGNMENT = 64
+#: The types of weights that are streamed. What has another type, such as bfloat16, may be slow with arbitrary bits.
+_STREAMED_TYPES = ("float32", "int8", "uint8")
 #: Weights of fewer bytes are not streamed, because reading them takes only a microsecond.
 _LEAST_STREAMED = 1 << 15
 #: The largest number of sets of weights that are streamed. It bounds the number of tensors; 256 sets of the smallest
@@ -112,7 +114,7 @@ class Arguments:
     def called(self, function: Callable[..., object]) -> Callable[..., object]:
         """What to time instead of ``function``. If weights are streamed, each call has others than the one before.
 
-        In a network whose weights do not fit the last cache a kernel finds them in memory, but its data in the caches.
+        In a network whose weights do not fit a cache, a kernel finds them behind it, but its data in the caches.
         """
         turns = self._turns
         if turns is None:
@@ -143,8 +145,9 @@ class Arguments:
         for begin in np.linspace(0, streamed - sum(sizes), count):
             tensors, start = list(self.tensors), int(begin) // _ALIGNMENT * _ALIGNMENT
             for i, size in zip(places, sizes, strict=True):
-                part = slab[start // 4 : (start + self.parameters[i].bytes) // 4]
-                tensors[i] = from_dlpack(part.reshape(self.parameters[i].shape))
+                parameter = self.parameters[i]
+                part = slab[start : start + parameter.bytes].view(np.dtype(parameter.dtype))
+                tensors[i] = from_dlpack(part.reshape(parameter.shape))
                 start += size
             found.append(tuple(tensors))
         return found
@@ -192,15 +195,15 @@ def _mismatch(output: Array, right: Array) -> str:
 
 
 def _can_be_streamed(parameter: Parameter) -> bool:
-    return parameter.dtype == "float32" and parameter.bytes >= _LEAST_STREAMED
+    return parameter.dtype in _STREAMED_TYPES and parameter.bytes >= _LEAST_STREAMED
 
 
 @lru_cache(maxsize=1)
-def _slab(size: int) -> NDArray[np.float32]:
-    """An array of ``size`` bytes, from which weights are taken."""
+def _slab(size: int) -> NDArray[np.uint8]:
+    """An array of ``size`` bytes, from which weights are taken: float32 numbers between -1 and 1."""
     slab = cast("NDArray[np.float32]", _allocate(Parameter((size // 4,), "float32", False)))
     fill_uniform(slab, np.random.default_rng(0))
-    return slab
+    return slab.view(np.uint8)
 
 
 def _round_up(size: int) -> int:
