@@ -26,8 +26,11 @@ _TRIPLE = re.compile(r"(aarch64|x86_64)-((unknown|pc|none)-)?linux-(gnu|musl)")
 #: The levels of x86-64.
 _LEVEL = re.compile(r"x86-64(-v[234])?")
 #: This machine's targets, by how they are written.
-_NATIVE: dict[str, Caches] = {"native": "warm"} | {
-    f"native:{caches}": caches for caches in get_args(Caches) if caches != "warm"
+_NATIVE: dict[str, Caches] = {
+    "native": "warm",
+    "native:shared": "shared",
+    "native:streamed": "streamed",
+    "native:cold": "cold",
 }
 
 
