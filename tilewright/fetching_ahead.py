@@ -4,18 +4,18 @@ A kernel that is timed alone finds its operands in the second cache. In a networ
 last cache, and half of its data lie in the caches of another core. A register tile waits for these lines, since a
 processor looks only some hundred instructions ahead. So the loop over the sums of a tile fetches them:
 
-    for o: for p:                                     tile number t of the T tiles that pass by the weights of o
+    for o: for p:                                     tile t of the T tiles of pixels that use the weights of o
         for rc: for ri: tile += A[rc, p, ri] * W[o, rc, ri]
         Y[o, p] = tile
     -->
     for o: for p:
         for rc:
-            fetch a T-th of W[o + 1, rc], and A[rc + 2, p]
+            fetch the t-th of T parts of W[o + 1, rc], and A[rc + 2, p]
             for ri: tile += A[rc, p, ri] * W[o, rc, ri]
         Y[o, p] = tile
 
-The weights of all outputs of a tile, a *panel*, are read once from far away, by the first tile of pixels. The tiles of
-the panel before it fetch them, each a part. So memory is read all the time, and not only while everybody waits for it.
+The weights of all outputs of a tile are a *panel*. Without fetches, the first tile of pixels reads the whole panel from
+far away. With them, each tile of the panel before has fetched a part of it. So memory is read while a core multiplies.
 
 A template annotates the loop around the sums of a block of inputs with :data:`STEPS`. The fetches are added when a
 kernel is compiled, as those of :mod:`tilewright.fetching` are.
@@ -56,7 +56,7 @@ class Steps:
         o, w, h, rc, ri, lanes, n: the places of these axes among the block's iterators; -1: there is no such axis.
         outs, cols, rows: of a register tile.
         inputs: that one iteration of the annotated loop sums.
-        tiles: of pixels that pass by a panel.
+        tiles: the number of tiles of pixels that use a panel one after the other.
         across, down, high: the number of a tile is ``h // rows % high * down + w // cols % across``.
         group: blocks of outputs after which the next matrix ``n`` comes; 0: the next panel always follows in memory.
         weights, data: whether they are fetched.

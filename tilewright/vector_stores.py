@@ -1,8 +1,9 @@
-"""Joins stores of short vectors of bytes that lie side by side, since what makes the bytes takes whole registers.
+"""Joins stores of short vectors of bytes that lie side by side into stores of whole registers.
 
-The results of a convolution of bytes are vectors of sums, of neighbouring pixels: 8 sums with AVX2, 16 with AVX-512.
-Each becomes as many bytes by several instructions, and a lookup of these takes as many as one of a whole register. Four
-of the vectors fill it. With AVX2:
+A convolution of bytes gives vectors of sums, of neighbouring pixels: 8 sums with AVX2, 16 with AVX-512. Several
+instructions turn the sums of a vector into bytes, which fill a quarter of a register. Looking these bytes up in a table
+takes as many instructions as looking up a whole register. So four vectors are packed, looked up and stored together.
+With AVX2:
 
     Y[i : i + 8] = bytes(a); Y[i + 8 : i + 16] = bytes(b); ...  -->  Y[i : i + 32] = pack(a, b, c, d)
     Y[i : i + 8] = table[bytes(a)]; ...                         -->  Y[i : i + 32] = table[pack(a, b, c, d)]
@@ -37,7 +38,7 @@ class _Store:
     Attributes:
         statement: the store.
         first: the index of the first byte.
-        sums: an int32 for each, whose lowest byte counts.
+        sums: an int32 for each byte, which is its lowest one.
         table: in which the bytes are looked up; None: they are stored as they are.
     """
 

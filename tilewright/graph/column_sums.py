@@ -1,8 +1,10 @@
-"""Joins the gradient of a dense layer's bias with that of its weights: both go through all tokens of one matrix.
+"""Joins the gradient of a dense layer's bias with that of its weights, since both read all tokens of ``dy``.
 
-w = token_product(dy, x); b = token_sum(dy)
--->
-w, b = token_product(dy, x)
+    w = token_product(dy, x); b = token_sum(dy)
+    -->
+    w, b = token_product(dy, x)
+
+``dy`` is the gradient of the layer's result, and ``x`` its data.
 """
 
 from __future__ import annotations

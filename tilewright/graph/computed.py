@@ -1,11 +1,11 @@
 """Joins element-wise functions with the sums over pixels that read their results.
 
-d = norm_gradient(dy, x, ...); dw = weight_gradient(data, d)
--->
-d, dw = norm_gradient_weight_gradient(dy, x, ..., data)
+    d = norm_gradient(dy, x, ...); dw = weight_gradient(data, d)
+    -->
+    d, dw = norm_gradient_weight_gradient(dy, x, ..., data)
 
-The image is still written, for the gradient of the data. But the sums over pixels read it while it is in a cache. In a
-first layer, whose data have no gradient, it is not written.
+The image ``d`` is still written, for the gradient of the data. But the sums over pixels read it while it is in a cache.
+In a first layer, whose data have no gradient, it is not written.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ __all__ = ["join_computed"]
 
 #: The place of the gradient of a convolution's result among the operands of the gradient of its weights.
 _GRADIENT = 1
-#: Bytes of the smallest image that is worth it. (The gradient of a norm and that of 1x1 weights, 64 to 256 channels and
-#: 56x56 pixels: together 0.92 of the time of both by themselves; 512 to 2048 channels and 7x7 pixels: 0.99. 3x3 with a
-#: stride, 14x14 pixels: 1.13. On an Emerald Rapids.)
+#: Bytes of the smallest image for which this is done. (One function takes this share of the time of both, on an Emerald
+#: Rapids: the gradient of a norm with that of 1x1 weights, 64 to 256 channels and 56x56 pixels: 0.92; 512 to 2048
+#: channels and 7x7 pixels: 0.99; 3x3 weights with a stride, 14x14 pixels: 1.13.)
 _LARGE = 1 << 23
 
 

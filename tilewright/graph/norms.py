@@ -1,4 +1,4 @@
-"""Joins what goes through the same rows of a layer norm in training, so that they are read once.
+"""Joins the functions of a layer norm in training that read the same rows, so that the rows are read once.
 
     y = layer_norm(x, scale, shift); m = moments_of_rows(x)
     -->
@@ -8,7 +8,7 @@
     -->
     z, s = norm_gradient(dy, x, mean, inverse, scale, r)
 
-``r`` is the gradient that passes by the norm. It is there before, since it comes from behind the norm.
+``r`` is the gradient of the residual connection around the norm. It is computed before the gradient of the norm.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LAYER_NORM = "layer_norm"
 
 @dataclass
 class _Sites:
-    """What is joined.
+    """The calls that are joined.
 
     Attributes:
         firsts: the function that replaces a call, by the call.
@@ -95,7 +95,7 @@ def join_norms(module: IRModule, moments: Mapping[str, float], lanes: int) -> IR
 
 
 def _find_sites(module: IRModule, moments: Mapping[str, float], lanes: int) -> _Sites:
-    """What can be joined in a network."""
+    """The calls of a network that can be joined."""
     main = module["main"]
     sites, uses = _Sites(), count_uses(main)
     sources: dict[relax.Expr, relax.Expr] = {}
@@ -156,7 +156,7 @@ def _note_residual(
     order: Mapping[relax.Expr, int],
     places: Mapping[relax.Call, int],
 ) -> None:
-    """Note an addition to the gradient of a norm, of what is there before that gradient."""
+    """Note that a call adds to the gradient of a norm a tensor that is computed before that gradient."""
     for own, other in (tuple(call.args), tuple(call.args)[::-1]):
         first = gradients.get(own)
         if first is None or uses[own] != 1 or first in sites.residuals:

@@ -1,10 +1,11 @@
-"""Joins a GELU in training with the product that gives its data. Both results are saved for the gradients.
+"""Joins a GELU in training with the product that gives its data.
 
-y = dense_add(x, w, bias); z = gelu_in_training(y)
--->
-y, z = dense_add_gelu(x, w, bias)
+    y = dense_add(x, w, bias); z = gelu_in_training(y)
+    -->
+    y, z = dense_add_gelu(x, w, bias)
 
-If nothing else read ``y``, TVM would have fused both. So ``y`` is stored, but not read again.
+Both results are saved for the backward pass, which reads ``y`` for the slope of the GELU. That is why TVM has not fused
+the two functions. The joined function computes ``z`` without reading ``y`` from memory again.
 """
 
 from __future__ import annotations

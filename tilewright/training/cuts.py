@@ -1,14 +1,14 @@
-"""Cuts large parts into pieces that get their kernels one after the other, and run in them as soon as they are there.
+"""Cuts large parts into pieces. They get their kernels one after the other, and run in them as soon as these are ready.
 
     forward:  a --> b --> c            a, b, c --> backward:  c' --> b' --> a'
     order in which they get kernels:   a, a', b, b', c, c'
 
 The first layers of a convolutional network work on the largest images: they take most of a step, but no more time to
-compile than others. So the first pieces save most of the time. Their backward pieces read what they save in blocks, and
-begin with them.
+compile than others. So the first pieces save most of the time. A backward piece reads what its forward piece saves in
+blocked layouts, so both begin to run in their kernels at the same time.
 
-A pass is cut where a single tensor crosses over. It stays in the blocks in which kernels write it, so a cut costs no
-conversion. A network that has few different kernels is not cut: its first piece would need nearly all of them.
+A pass is cut where a single tensor crosses over. It stays in the blocked layout in which kernels write it, so a cut
+costs no conversion. A network that has few different kernels is not cut: its first piece would need nearly all of them.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Cuts"]
 
-#: A piece has at least so many different convolutions and products, and a pass at most so many pieces. (Choices.)
+#: The least number of different convolutions and products in a piece, and the most pieces of a pass. (Chosen, not
+#: measured.)
 _LEAST_KERNELS, _MOST_PIECES = 12, 3
-#: A cut may be so far from where it would make all pieces equal, as a share of a piece.
+#: How far a cut may be from where it would make all pieces equal, as a share of a piece.
 _SLACK = 0.5
 
 
@@ -36,7 +37,8 @@ class Cuts:
     """The cuts of one step: those of its forward pass, which its backward pass follows."""
 
     def __init__(self) -> None:
-        #: The number of the piece that gives a value of the forward pass, by its name. Values that cross are left out.
+        #: By the name of a value of the forward pass, the number of the piece that gives it. Values that a later piece
+        #: reads are left out.
         self._pieces: dict[str, int] = {}
         self._count = 0
 
@@ -63,7 +65,7 @@ class Cuts:
         return pieces
 
     def _follow(self, nodes: Sequence[fx.Node]) -> list[list[fx.Node]]:
-        """The pieces of a backward part. A node belongs to the earliest piece that it needs something of."""
+        """The pieces of a backward part. A node belongs to the earliest forward piece of which it needs a value."""
         numbers: dict[fx.Node, int] = {}
         for node in nodes:
             read = [numbers.get(x, self._pieces.get(x.name, self._count)) for x in node.all_input_nodes]
@@ -98,7 +100,7 @@ def _find_cuts(nodes: Sequence[fx.Node]) -> list[int]:
 
 
 def _describe(node: fx.Node) -> object:
-    """What a convolution or product has in common with others that need the same kernels."""
+    """A description of a convolution or product: those that need the same kernels have the same."""
     shapes = tuple(tuple(getattr(x.meta.get("val"), "shape", ())) for x in node.all_input_nodes)
     return (str(node.target), shapes, str([a for a in node.args if isinstance(a, list | tuple | int | bool)]))
 

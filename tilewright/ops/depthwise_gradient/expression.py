@@ -26,7 +26,7 @@ BLOCK = "depthwise_gradient"
 
 @dataclass(frozen=True)
 class DataGradient:
-    """The gradient of the data of a convolution of every channel by itself, without dilation.
+    """The gradient of the data of a depthwise convolution without dilation.
 
     Attributes:
         data: the shape ``(n, C, h, w)`` of the convolution's data, and of the gradient.
@@ -42,7 +42,7 @@ class DataGradient:
     padding: tuple[int, int]
 
     def detail(self) -> str:
-        """All of it as text, for a mark."""
+        """The description as text, for a mark."""
         parts = (self.data, self.pixels, self.kernel, self.stride, self.padding)
         return "/".join(",".join(map(str, part)) for part in parts)
 
@@ -87,7 +87,7 @@ def _gather(
     place: Callable[[Expr, Expr, Expr, tuple[Expr, ...]], tuple[Expr | int, ...]],
     mark: Mark,
 ) -> PrimFunc:
-    """A function in which each pixel of the result gathers what it has added to the pixels of the convolution.
+    """A function that sums, for each pixel of the data, over the pixels of the convolution's result that read it.
 
     Args:
         g: which gradient.

@@ -1,15 +1,15 @@
 """Writes the program of the gradient of a depthwise convolution's data: rows by tiles of columns, in registers.
 
 With a stride of s, the pixels a, a + s, a + 2 s, ... of the result are its phase a. All pixels of a phase were
-multiplied by the same taps of the kernel. So rows are written in groups of s, one of each phase, and the phase of each
-column of a tile is known:
+multiplied by the same *taps* of the kernel, its places. So rows are written in groups of s, one of each phase, and the
+phase of each column of a tile is known:
 
 parallel for n, block, part of the rows: for group of s rows: for each row of the group:
     for tile of columns:
         S[column, lanes] = 0
         for taps of the row's phase, for taps of each column's phase:
             S[column, lanes] += dY[row, column, lanes] * W[tap, tap, lanes]
-        X[column, lanes] = what follows of S[column, lanes]
+        X[column, lanes] = after(S[column, lanes])        what is fused into the gradient
 
 No zeros are multiplied, and each number of the result is stored once. Rows and tiles at the edges have code of their
 own, without what lies outside of the convolution's result.

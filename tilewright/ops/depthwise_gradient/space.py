@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DepthwiseGradientSpace", "DepthwiseGradientTemplate"]
 
-#: Columns of the widest tile, and parts of the rows of a block. (24 columns: 5.2 ms of processor time for 64 channels
-#: of 112x112 pixels, 3x3; 8 to 16 columns: 4.3 to 4.9. 5x5, 72 channels of 56x56: 1.5 and 1.15.)
+#: Columns of the widest tile, and the parts that the rows of a block are cut into. (Processor time for 64 channels of
+#: 112x112 pixels and a kernel of 3x3: 5.2 ms with 24 columns, 4.3 to 4.9 ms with 8 to 16. For 72 channels of 56x56
+#: pixels and a kernel of 5x5: 1.5 and 1.15 ms.)
 _WIDEST, _PARTS = 16, (1, 2, 3, 4, 6, 8, 12, 16, 28, 56)
 #: Multiply-adds (about 10 µs) below which waking other threads costs more than it saves.
 _PARALLEL_WORK = 1 << 18
@@ -46,7 +47,7 @@ _read = FormReader(_analyse)
 
 
 class DepthwiseGradientSpace(KnobsAlone):
-    """The programs of one gradient.
+    """The programs of the gradient of one depthwise convolution's data.
 
     Attributes:
         task: the task that is scheduled.

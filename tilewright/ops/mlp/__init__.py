@@ -1,6 +1,7 @@
-"""Two dense layers, of which the second alone reads what the first one's activation gives, as one function.
+"""An MLP: two dense layers with an activation between them, computed by one function.
 
-Transformers have such a pair in each layer. The rows between both, the *hidden* ones, are the widest of the layer.
+Nothing but the second layer reads the rows between both layers, the *hidden* rows. Each layer of a transformer has an
+MLP, and its hidden rows are the widest of the layer.
 """
 
 from tilewright.ops.mlp.form import KIND

@@ -1,4 +1,4 @@
-"""The form of two dense layers of which the second alone reads the result of the first."""
+"""The form of an MLP: two dense layers, and what is fused into each. Nothing else reads the rows between them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _DENSE = "pol/r"
 
 @dataclass(frozen=True)
 class Dense:
-    """A dense layer, and what follows it.
+    """A dense layer, and the element-wise functions after it, such as bias and activation.
 
     Attributes:
         depth: columns of the data.
         blocks, lanes: blocks of columns of the result, and columns of a block.
         data, weight: the operands.
         result: its sums, which the block of ``writes`` reads.
-        writes: the variables of the block that writes the rows after the layer, and that block.
+        writes: the block that computes these element-wise functions and writes the rows: its variables, and the block.
     """
 
     depth: int
@@ -50,7 +50,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Mlp:
-    """Two dense layers. The rows between are the data of the second one.
+    """An MLP: two dense layers, of which the second reads the rows that the first one gives.
 
     Attributes:
         rows: of the data and of the result.
@@ -72,7 +72,7 @@ def read_mlp(module: IRModule) -> Mlp:
     """The two dense layers in ``module``.
 
     Raises:
-        FormError: it holds none, or the second one reads something else than what follows the first one.
+        FormError: there are no two dense layers, or the second one does not read the rows of the first one.
     """
     from tvm.s_tir import Schedule
 

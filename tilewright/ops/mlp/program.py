@@ -2,13 +2,13 @@
 
 parallel for chunk of rows:
     for panel of hidden columns, for tile of rows:    registers: S[row, column] += X[row, k] * W[k, column]
-        hidden[row, column] = what follows of S       stays in the core's second cache
+        hidden[row, column] = after(S)                stays in the core's second cache
     for panel of columns, for tile of rows:           registers: S[row, column] += hidden[row, k] * V[k, column]
-        Y[row, column] = what follows of S
+        Y[row, column] = after(S)
 
-A panel is the blocks of columns of a register tile. Its weights stay in the first or the second cache while all tiles
-of a chunk pass by. Meanwhile the weights of the next panel are fetched, since no cache of a core holds those of a
-network.
+``after`` is what is fused into a layer, such as bias, activation or residual. A panel is as many blocks of columns as a
+register tile has. Its weights stay in the first or the second cache for all tiles of a chunk. Meanwhile the weights of
+the next panel are fetched, since the caches of a core cannot hold the weights of a network.
 
 If chunks or tiles do not divide the rows, the last one begins earlier, and computes some rows twice.
 """
@@ -132,7 +132,7 @@ class _Writer:
         body = make_loop(block, nest.blocks[which], body, tirx.ForKind.UNROLLED)
         return make_loop(row, nest.rows, body, tirx.ForKind.UNROLLED)
 
-    # What follows a sum
+    # What is fused into a layer
 
     def _keep(self, row: Expr, column: Expr, value: Expr) -> Stmt:
         """Keep what follows a sum of the first layer."""

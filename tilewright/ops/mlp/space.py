@@ -1,4 +1,4 @@
-"""The design space of two dense layers in one function, whose hidden rows stay in a core's own cache.
+"""The design space of an MLP in one function: two dense layers whose hidden rows stay in a core's own cache.
 
 ``ops/mlp/program`` explains the loops.
 """
@@ -34,7 +34,7 @@ __all__ = ["MlpSpace", "MlpTemplate"]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-#: Fewest rows: with fewer, products wait for their weights, which each chunk reads.
+#: The fewest rows that are computed by one function. With fewer, multiplying waits for the weights.
 _FEWEST_ROWS = 8
 #: Most blocks of columns of a register tile.
 _BLOCKS = 8
@@ -44,7 +44,8 @@ _CHUNKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _UNROLLED, _BODY = (1, 2, 4), 512
 #: The share of the second cache that hidden rows may fill. The rest is for weights.
 _SHARE = 0.5
-#: Cycles: of a register tile besides its sums; of what follows a vector of sums of each layer.
+#: Estimated cycles of a register tile besides its products; and of what is fused into the first and into the second
+#: layer, for each vector of sums.
 _TILE, _AFTER = 20.0, (18.0, 4.0)
 #: Bytes of weights that a core gets from beyond its second cache in a cycle. They are fetched while it multiplies.
 _FETCHED = 4.0
@@ -73,7 +74,7 @@ _read = FormReader(_analyse)
 
 
 class MlpSpace(KnobsAlone):
-    """The programs of two dense layers, one after the other.
+    """The programs of an MLP: two dense layers, one after the other.
 
     Attributes:
         task: the task that is scheduled.
@@ -89,7 +90,7 @@ class MlpSpace(KnobsAlone):
         target: the machine to schedule it for.
 
     Raises:
-        FormError: the function is none, or its vectors are longer than a register.
+        FormError: the function is no MLP, it has too few rows, or its vectors do not fit a register.
         SpaceError: the function cannot be read.
     """
 
@@ -197,7 +198,7 @@ def _fits(form: Mlp, target: Target) -> bool:
 
 
 class MlpTemplate:
-    """Schedules two dense layers, of which the second alone reads what follows the first, as one function."""
+    """Schedules MLPs as one function: two dense layers, of which nothing but the second reads the rows of the first."""
 
     name = "mlp"
     kind = KIND

@@ -1,4 +1,6 @@
-"""Layer norms in training: the norm with the numbers that its gradient needs, and the gradient, in one pass each.
+"""Layer norms in training, and their gradients. Each goes through its rows once.
+
+The norm also gives the mean of each row and the inverse of its standard deviation, which its gradient needs.
 
 ``form`` describes both, ``expression`` writes them as plain loops, ``program`` writes the loops of a config, and
 ``space`` joins these to a design space.

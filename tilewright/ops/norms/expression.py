@@ -58,9 +58,9 @@ def training_norm(form: TrainingNorm) -> PrimFunc:
 def norm_gradient(form: NormGradient) -> PrimFunc:
     """The gradients of a layer norm: a PrimFunc with the parameters of ``form.shapes``, all float32.
 
-    With s = gradient * scale and n = (data - mean) * inverse, that of the data is
-    inverse * (s - mean(s) - n * mean(s * n)), plus the residual if there is one. The sums over all rows are those of
-    gradient * n, and of the gradient.
+    With s = gradient * scale and n = (data - mean) * inverse, the gradient of the data is
+    inverse * (s - mean(s) - n * mean(s * n)), plus the residual if there is one. The gradient of the scale is the sum
+    over all rows of gradient * n, and that of the shift is the sum of the gradient.
     """
     buffers = {name: declare(name, shape) for name, shape in form.shapes.items()}
     dy, data, mean, inverse, scale = (buffers[n] for n in ("gradient", "data", "mean", "inverse", "scale"))

@@ -19,7 +19,7 @@ _Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class TrainingNorm:
-    """A layer norm of rows, which also gives their moments: the mean of each, and the inverse of its deviation.
+    """A layer norm of rows that also gives their moments: the mean and the inverse standard deviation of each row.
 
     Attributes:
         rows, columns: of the data.
@@ -69,7 +69,7 @@ class NormGradient:
 
     Attributes:
         rows, columns: of the data.
-        residual: whether a tensor is added to the gradient of the data.
+        residual: whether the gradient of the residual connection around the norm is added to that of the data.
     """
 
     rows: int

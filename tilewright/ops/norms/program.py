@@ -3,10 +3,12 @@
 for part of the rows, in parallel:
     for block of rows:
         for row: add the vectors of the row to one vector
-        transpose these vectors, and add them: one vector has the sum of each row      (twice: mean, and variance)
-        for row: compute its elements, whose sums are in the caches still
+        transpose these vectors, and add them: each lane of one vector is the sum of a row
+        (both steps twice: for the means, and for the variances)
+        for row: compute its elements, while its data are still in the caches
 
-The gradient is alike. While it adds the vectors of rows, it also adds those of columns, in the part's own buffer.
+The program of the gradient is similar. While it adds the vectors of rows, it also adds those of columns, in a buffer of
+each part.
 """
 
 from __future__ import annotations

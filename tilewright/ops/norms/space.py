@@ -40,9 +40,9 @@ class NormSpace(KnobsAlone):
         task: the task that is scheduled.
         target: the machine that it is scheduled for.
         template: ``training_norm/1`` or ``norm_gradient/1``.
-        knobs: ``parts`` of the rows that run in parallel, or 0 alone, plain loops, if vectors do not divide rows and
-            columns; ``together``: rows of a gradient whose sums stay in
-            registers, with one choice for a norm.
+        knobs: ``parts``: how many parts of the rows run in parallel. If vectors do not divide rows and columns, the
+            only choice is 0: plain loops. ``together``: for a gradient, the rows whose sums stay in registers; for a
+            norm, it has one choice.
         has_loop_nest: false.
 
     Args:
@@ -50,7 +50,7 @@ class NormSpace(KnobsAlone):
         target: the machine to schedule it for.
 
     Raises:
-        FormError: the function is none of the two.
+        FormError: the function is neither a layer norm in training nor the gradient of one.
         SpaceError: the function cannot be read.
     """
 

@@ -1,4 +1,6 @@
-"""The product of a transposed matrix and a matrix that both have a row for each token: a dense layer's gradients.
+"""The gradients of a dense layer's weights and bias: sums over all tokens.
+
+That of the weights is the product of a transposed matrix and a matrix, which both have a row for each token.
 
 ``form`` describes the operator, ``expression`` writes it as plain loops, ``program`` writes the loops of a config, and
 ``space`` joins these to a design space.

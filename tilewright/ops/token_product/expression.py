@@ -20,7 +20,10 @@ __all__ = ["token_product"]
 
 @lru_cache(KEPT)
 def token_product(form: TokenProduct) -> PrimFunc:
-    """The product ``left^T right``: a PrimFunc with the parameters of ``form.shapes``, all float32."""
+    """The product ``left^T right``, and the sums of the left matrix's columns if the form has them.
+
+    Gives a PrimFunc with the parameters of ``form.shapes``, all float32.
+    """
     buffers = {name: declare(name, shape) for name, shape in form.shapes.items()}
     left, right, product = (buffers[name] for name in ("left", "right", "product"))
     i, j, token = (make_counter(name) for name in ("i", "j", "token"))

@@ -11,8 +11,8 @@ for part of the tokens, of the left and of the right panels, in parallel:
                 product[i, j] += tile
 add the products of all parts of the tokens
 
-Packed columns lie together, so a tile reads each line of a cache once. The next chunk is fetched into the second cache
-while this one is summed: rows far apart are nothing that a processor fetches by itself.
+Packed columns lie together, so a tile reads each line of a cache once. While a chunk is summed, the next one is fetched
+into the second cache: a processor does not fetch it by itself, since its rows lie far apart.
 """
 
 from __future__ import annotations
