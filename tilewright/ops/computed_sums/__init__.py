@@ -1,4 +1,6 @@
-"""Sums over the batch and all pixels of an image that the same function computes: gradients of weights, and of norms.
+"""Sums over the batch and all pixels of an image that the same function computes, such as the gradient of a norm.
+
+The sums are the gradient of a convolution's weights.
 
 ``form`` takes such a function apart, and ``space`` is the design space: that of the sums alone. Each chunk of pixels is
 computed just before it is summed.

@@ -30,7 +30,7 @@ class Computed:
     Attributes:
         base: the task whose result is the sums alone. The image is a buffer in it.
         function: the whole one.
-        keeps: whether the image is no result.
+        keeps: whether the function keeps the image for itself, so that only the sums are a result.
     """
 
     base: Task

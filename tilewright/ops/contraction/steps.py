@@ -18,7 +18,7 @@ _INPUTS = 3
 
 
 def find_steps(form: Form, decisions: Decisions) -> Steps | None:
-    """The tiles of a program, and what it fetches; None: nothing.
+    """The tiles of a program, and what it fetches; None: it fetches nothing.
 
     Args:
         form: of the contraction.
