@@ -141,7 +141,7 @@ def test_a_task_that_no_template_serves_is_refused() -> None:
     first = "'depthwise_gradient', 'summed', 'rows'"
     named = (
         "'quads', 'recurrent', 'attention', 'byte_attention', 'attention_gradient', 'token_product', "
-        "'training_norm', 'norm_gradient', 'excitation', 'expansion', 'winograd' or 'auto'"
+        "'training_norm', 'norm_gradient', 'excitation', 'expansion', 'mlp', 'winograd' or 'auto'"
     )
     with pytest.raises(SpaceError, match=f"'contraction', 'pixel_sums', 'computed_sums', {first}, {named}"):
         make_space(Task("k", "n", "other", 1.0, ""), TARGET)
