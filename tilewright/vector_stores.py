@@ -85,7 +85,8 @@ def _join_sequence(lanes: int) -> Callable[[Any], Any]:
             else:
                 run.append(store)
         done += _join_run(run, lanes)
-        return sequence if len(done) == len(sequence.seq) else tirx.SeqStmt(done)
+        same = len(done) == len(sequence.seq) and all(a.same_as(b) for a, b in zip(done, sequence.seq, strict=True))
+        return sequence if same else tirx.SeqStmt(done)
 
     return join
 

@@ -129,7 +129,7 @@ def test_the_first_template_that_serves_makes_the_space() -> None:
     dense = task_of("dense", FAMILIES["dense"][0])
     assert make_space(dense, TARGET, templates).template == "auto/1"
     convolution = task_of("conv", FAMILIES["convolution"][0])
-    assert make_space(convolution, TARGET, templates).template == "contraction/2"
+    assert make_space(convolution, TARGET, templates).template == "contraction/4"
 
 
 def test_a_task_that_no_template_serves_is_refused() -> None:
@@ -169,4 +169,4 @@ def test_a_template_that_fails_says_which_and_why() -> None:
     with pytest.raises(SpaceError, match=r"the template 'broken' of 'dense .*' failed: 'vector' is missing"):
         make_space(dense, TARGET, templates)
     convolution = task_of("conv", FAMILIES["convolution"][0])
-    assert make_space(convolution, TARGET, templates).template == "contraction/2"
+    assert make_space(convolution, TARGET, templates).template == "contraction/4"

@@ -82,7 +82,10 @@ def import_metaschedule(
         from tilewright.target import Target
 
         machine = Target.parse(target)
-        tasks = {task.key: task for task in [*store.tasks(), *_tasks(model, shapes, machine)]}
+        named: list[Task] = []
+        if model is not None:
+            named, machine = _read_tasks(model, shapes, machine)
+        tasks = {task.key: task for task in [*store.tasks(), *named]}
         if not tasks:
             raise RecordsError(
                 f"a function is recognised as that of a task on record, but {store.where} holds no tasks; "
@@ -101,10 +104,11 @@ def import_metaschedule(
     write_json(json_file, vars(read))
 
 
-def _tasks(model: Path | None, shapes: ShapeRequest | None, target: Target) -> list[Task]:
-    if model is None:
-        return []
+def _read_tasks(model: Path, shapes: ShapeRequest | None, target: Target) -> tuple[list[Task], Target]:
+    """The tasks of a model, and the target that ``tune`` measures them for."""
     from tilewright.frontend.load import load
     from tilewright.graph.tasks import extract
 
-    return [use.task for use in extract(load(model, shapes), target).uses]
+    network = load(model, shapes)
+    machine = target.with_weights(network.weight_bytes)
+    return [use.task for use in extract(network, machine).uses], machine

@@ -127,7 +127,7 @@ def _find_sites(module: IRModule, moments: Mapping[str, float], lanes: int) -> _
                 if rows % lanes or columns % lanes:
                     continue
                 count = 1 if stem in (_LAYER_NORM, ROW_MOMENTS) else 4
-                key = (count, *(source(operand) for operand in operands[:count]))
+                key = (count, rows, columns, *(source(operand) for operand in operands[:count]))
                 if stem in (_LAYER_NORM, LAYER_NORM_GRADIENT):
                     waiting[key] = call
                     if stem == LAYER_NORM_GRADIENT:

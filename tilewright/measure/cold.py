@@ -23,7 +23,8 @@ __all__ = ["flush_bytes", "kernel_flush", "streamed_bytes", "thread_flush"]
 #: The bytes to touch, as a multiple of all caches' size.
 _TIMES = 2
 #: The bytes of weights that come from the last cache, as a multiple of the second caches' size: enough that none of
-#: them is left there, and little of the last cache, of which others may use a part.
+#: them is left there, and little of the last cache, of which others may use a part. At most half of what the last cache
+#: has more than the second ones.
 _TIMES_SHARED = 4
 #: The most bytes to touch: a virtual machine on a server is told the size of caches of which it gets only a slice.
 _MOST_BYTES = 256 << 20
@@ -45,7 +46,8 @@ def flush_bytes(l2: int, l3: int, cores: int) -> int:
 def streamed_bytes(target: Target) -> int:
     """The bytes of weights that calls go through before they meet the same ones again; 0: they have the same."""
     if target.caches == "shared":
-        return min(_TIMES_SHARED * target.cores * target.l2, target.l3)
+        nearer = target.cores * target.l2
+        return min(_TIMES_SHARED * nearer, (nearer + target.l3) // 2, _MOST_BYTES)
     return flush_bytes(target.l2, target.l3, target.cores) if target.caches == "streamed" else 0
 
 

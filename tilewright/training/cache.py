@@ -39,7 +39,7 @@ __all__ = ["ENTRY", "Cached", "KeptProof", "find_folder", "keep_proof", "key_of"
 #: The entry of a manifest that says how long the kernels were tuned.
 ENTRY = "training"
 #: What a cached executable depends on; changes if its meaning does.
-_FORMAT = 1
+_FORMAT = 2
 #: The executables that are kept. One of a large part has some megabytes. (A choice.)
 _MOST = 256
 
@@ -102,7 +102,7 @@ def key_of(module: fx.GraphModule, inputs: tuple[Layout, ...], outputs: tuple[La
         if node.op == "get_attr":
             value = getattr(module, str(node.target))
             lines.append(hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest())
-    layouts = [[layout.shape, layout.strides, layout.dtype] for layout in (*inputs, *outputs)]
+    layouts = [[layout.shape, layout.strides, layout.dtype, layout.block] for layout in (*inputs, *outputs)]
     text = json.dumps([_FORMAT, lines, len(inputs), layouts, threads, *_surroundings()])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -123,7 +123,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         Args:
             executable: of the part.
             checked: whether its results were compared with those of the executable that runs now. Then it is not
-                proven again.
+                proven again in this training. A later one does prove it: it was not compared with PyTorch.
         """
         with self._lock:
             if self.state == "left":
@@ -134,8 +134,6 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
                 self._use(executable, program)
             else:
                 self._offered, self.state = executable, "ready"
-        if used:
-            self.note_proof(executable)
 
     def trust(self, executable: Executable, proof: KeptProof) -> None:
         """Let the next run use an executable of this part that an earlier training has proven, and used."""

@@ -35,8 +35,9 @@ class Options:
         method: the name of a method of tuning, as ``tilewright tune --method`` takes it.
         threads: the number of threads that kernels run on; None: as many as PyTorch uses.
         precision: the dtype that kernels compute in: ``"float32"``.
-        share: the most of the time that a training gives to preparing kernels and to tuning them, from 0.01 to 1, with
-            ``mode="background"``. None: two thirds until all parts have kernels, then 5 %.
+        share: what preparing kernels and tuning them may cost, from 0.01 to 1, with ``mode="background"``: the most
+            that a step takes longer than in PyTorch's kernels, as a share of both together. None: two thirds until all
+            parts have kernels, then 5 %.
 
     Raises:
         TilewrightError: an option has a value that it cannot have.

@@ -353,7 +353,7 @@ def test_lines_are_fetched_ahead_without_storing_sums(lanes: int) -> None:
     rows, depth, blocks = 51, 64, 6
     tensors = dense(rows, depth, blocks * LANES, "relu")
     here = ContractionSpace(make_task(tensors, "pol/r"), dataclasses.replace(target(), lanes=lanes))
-    assert here.template == "contraction/3"
+    assert here.template == "contraction/5"
     config = here.default()
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal([int(n) for n in t.shape]).astype("float32") for t in tensors]

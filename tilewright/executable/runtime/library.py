@@ -134,7 +134,8 @@ def _compile_object(compiler: tuple[str, ...], triple: str) -> bytes:
     """The content of the runtime's object file, as ``compiler`` makes it, or made it for an earlier process."""
     kept = _cache() / f"runtime-{_hash_sources(compiler, triple)}.o"
     with contextlib.suppress(OSError):
-        digest, content = kept.read_bytes()[:_DIGEST], kept.read_bytes()[_DIGEST:]
+        file = kept.read_bytes()
+        digest, content = file[:_DIGEST], file[_DIGEST:]
         if hashlib.sha256(content).digest() == digest:  # otherwise the file is damaged
             return content
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
@@ -148,9 +149,19 @@ def _compile_object(compiler: tuple[str, ...], triple: str) -> bytes:
 
 def _hash_sources(compiler: Sequence[str], triple: str = "") -> str:
     """What the name of a kept file holds: from what and by what it is compiled. Several machines may share a home."""
-    about = (*compiler, *_FLAGS, sys.platform, platform.machine(), *filter(None, [triple]))
+    versions = (_version_of(tuple(compiler)), *platform.libc_ver())
+    about = (*compiler, *versions, *_FLAGS, sys.platform, platform.machine(), *filter(None, [triple]))
     source = b"".join(path.read_bytes() for path in _SOURCES)
     return hashlib.sha256(source + " ".join(about).encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4)
+def _version_of(compiler: tuple[str, ...]) -> str:
+    """The first line of what a compiler says of its version; empty if it says nothing."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60)
+        return said.stdout.partition("\n")[0]
+    return ""
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ class ContractionSpace:
     Attributes:
         task: the task that is scheduled.
         target: the machine it is scheduled for.
-        template: ``contraction/2`` (1 compiled tiles that stick out with a test in their inner loop); ``contraction/3``
+        template: ``contraction/4`` (1 compiled tiles that stick out with a test in their inner loop); ``contraction/5``
             of products of matrices, which has the knob ``ahead``.
         knobs: ``tile_o``, ``tile_h``, ``tile_w``, ``order``, ``reduction``, ``unroll``, ``unroll_kernel``,
             ``parallel``, ``pad``, ``ahead``: whether lines that a tile writes are fetched while it is summed. A knob
@@ -78,7 +78,7 @@ class ContractionSpace:
         has_loop_nest: true.
     """
 
-    template = "contraction/2"
+    template = "contraction/4"
     has_loop_nest = True
 
     def __init__(self, task: Task, target: Target) -> None:
@@ -96,7 +96,7 @@ class ContractionSpace:
         self._module, self._form, self._joins = _read_contraction(task)
         self.knobs: tuple[Knob, ...] = make_knobs(self._form, target, self._fetches)
         if self._fetches:
-            self.template = "contraction/3"
+            self.template = "contraction/5"
 
     @property
     def instruction(self) -> str:

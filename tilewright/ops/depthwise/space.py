@@ -60,7 +60,8 @@ class DepthwiseSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine that it is scheduled for.
-        template: ``depthwise/2``; ``depthwise/3`` of bytes (2 shifted and added rows where 3 permutes bytes).
+        template: ``depthwise/4``; ``depthwise/3`` of bytes (2 went through the images in another order, and shifted and added
+            rows of bytes where 3 permutes them).
         knobs: ``columns`` of a tile in registers; ``parts`` into which the rows of a block are cut; ``whole``: whether
             rows far from the edges have the whole kernel written out; ``parallel``: whether
             parts run in parallel; ``down``: whether all rows of a tile come one after the other.
@@ -75,7 +76,7 @@ class DepthwiseSpace(KnobsAlone):
         SpaceError: the function cannot be read.
     """
 
-    template = "depthwise/2"
+    template = "depthwise/4"
 
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target

@@ -102,7 +102,9 @@ class MlpSpace(KnobsAlone):
         if not _fits(form, target):
             raise FormError(f"the rows and vectors of an MLP fit {target.mcpu}, but not those of {task.name!r}")
         first, second = form.layers
-        chunks = {count for c in _CHUNKS for count in (c, c * target.cores) if count <= form.rows}
+        counts = {count for c in _CHUNKS for count in (c, c * target.cores) if count <= form.rows}
+        # Without counts that cut the rows as a smaller one does.
+        chunks = {count for count in counts if -(-form.rows // -(-form.rows // count)) == count}
         self.knobs: tuple[Knob, ...] = (
             ChoiceKnob.of("chunks", sorted(chunks)),
             ChoiceKnob.of("rows", range(1, min(form.rows, target.registers - 2) + 1)),

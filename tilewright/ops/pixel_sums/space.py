@@ -67,7 +67,7 @@ class PixelSumsSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine it is scheduled for.
-        template: ``pixel_sums/1``; ``pixel_sums/2`` of products of matrices, which has the knob ``ahead``;
+        template: ``pixel_sums/4``; ``pixel_sums/2`` of products of matrices, which has the knob ``ahead``;
             ``pixel_sums/3`` of other sums over all inputs and outputs.
         knobs: ``tile_o``, ``tile_y``, ``tile_x``, ``tile_u``: blocks of outputs, rows and columns of the kernel, and
             inputs in a register tile; ``chunks`` of images, then also of their rows, that are summed one after the
@@ -78,7 +78,7 @@ class PixelSumsSpace(KnobsAlone):
         has_loop_nest: false.
     """
 
-    template = "pixel_sums/1"
+    template = "pixel_sums/4"
 
     def __init__(self, task: Task, target: Target) -> None:
         """Make the knobs.

@@ -41,7 +41,7 @@ class SummedSpace:
     Attributes:
         task: the task that is scheduled.
         target: the machine that it is scheduled for.
-        template: ``summed/1:`` and the template of the function without sums, such as ``summed/1:contraction/2``.
+        template: ``summed/1:`` and the template of the function without sums, such as ``summed/1:contraction/4``.
         knobs: of the function without sums.
         has_loop_nest: whether the function without sums has loop nests in closed form. They leave out the sums.
 

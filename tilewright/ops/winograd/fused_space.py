@@ -125,7 +125,7 @@ class FusedWinogradSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine it is scheduled for.
-        template: ``winograd/1``.
+        template: ``winograd/2``.
         knobs: ``tile_h``: stripes, register tiles of a stripe, rows of a tile; ``tile_w``: register tiles of a row,
             columns of a tile, of which the last may stick out; ``tile_o``: parallel groups of output blocks, groups
             inside, register tiles of a group, blocks of a tile; ``order`` of the parallel loops; ``unroll`` of input
@@ -141,7 +141,7 @@ class FusedWinogradSpace(KnobsAlone):
         SpaceError: the function cannot be read.
     """
 
-    template = "winograd/1"
+    template = "winograd/2"
 
     def __init__(self, task: Task, target: Target) -> None:
         self.task, self.target = task, target
