@@ -60,8 +60,8 @@ class DepthwiseSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine that it is scheduled for.
-        template: ``depthwise/4``; ``depthwise/3`` of bytes (2 went through the images in another order, and shifted and added
-            rows of bytes where 3 permutes them).
+        template: ``depthwise/4``; ``depthwise/3`` of bytes (2 went through the images in another order, and shifted and
+            added rows of bytes where 3 permutes them).
         knobs: ``columns`` of a tile in registers; ``parts`` into which the rows of a block are cut; ``whole``: whether
             rows far from the edges have the whole kernel written out; ``parallel``: whether
             parts run in parallel; ``down``: whether all rows of a tile come one after the other.
