@@ -106,6 +106,17 @@ class Pace:
         self._wholes: deque[float] = deque(maxlen=_BEFORE)
         self._lock, self._counting = threading.Lock(), threading.Lock()
 
+    def set_share(self, share: float, usual: float) -> None:
+        """Give another share from now on. The training reads both numbers at any moment: never a new one beside an old.
+
+        Args:
+            share: of the time, from 0 to 1.
+            usual: see above.
+        """
+        self.usual = math.nan
+        self.share = share
+        self.usual = usual
+
     @property
     def step_seconds(self) -> float:
         """The usual length of a step without slots, in seconds; nan: not known yet."""

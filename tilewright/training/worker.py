@@ -350,9 +350,8 @@ class Worker:
             self._process.kill()
 
     def _set_share(self, share: float) -> None:
-        self.pace.usual = math.nan  # the training reads both at any moment, and may meet the old one beside the new one
-        self.pace.share = self._options.limit(share)
-        self.pace.usual = find_progress(self).before if share == PREPARING else math.nan
+        usual = find_progress(self).before if share == PREPARING else math.nan
+        self.pace.set_share(self._options.limit(share), usual)
 
     def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it
         if self._closed:
