@@ -91,7 +91,7 @@ def test_streamed_weights_are_others_in_each_call() -> None:
         assert {place[column] for place in places} == {np.from_dlpack(arguments.tensors[column]).ctypes.data}
     values = np.from_dlpack(calls[0][1])
     assert values.shape == (64, 256)
-    assert -1 <= values.min() < -0.5 < 0.5 < values.max() <= 1
+    assert -1 / 16 <= values.min() < -1 / 32 < 1 / 32 < values.max() <= 1 / 16
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])

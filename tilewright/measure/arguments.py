@@ -32,6 +32,9 @@ _ABSOLUTE = 1e-6
 _ALIGNMENT = 64
 #: The types of weights that are streamed. What has another type, such as bfloat16, may be slow with arbitrary bits.
 _STREAMED_TYPES = ("float32", "int8", "uint8")
+#: The largest magnitude of floating-point weights: sums of hundreds of products stay as small as in a network. With
+#: weights of 1, GELU would give denormal numbers, and what multiplies these would take many times as long.
+_LARGEST_WEIGHT = 2.0**-4
 #: Weights of fewer bytes are not streamed, because reading them takes only a microsecond.
 _LEAST_STREAMED = 1 << 15
 #: The largest number of sets of weights that are streamed. It bounds the number of tensors; 256 sets of the smallest
@@ -108,6 +111,8 @@ class Arguments:
         for parameter, array in zip(parameters, self._arrays, strict=True):
             if not parameter.written:
                 fill_uniform(array, generator)
+                if parameter.weight and array.dtype.kind == "f":
+                    array *= array.dtype.type(_LARGEST_WEIGHT)
         self.tensors: tuple[Tensor, ...] = tuple(from_dlpack(array) for array in self._arrays)
         self._turns = itertools.cycle(self._streams(streamed)) if streamed else None
 
@@ -200,9 +205,10 @@ def _can_be_streamed(parameter: Parameter) -> bool:
 
 @lru_cache(maxsize=1)
 def _slab(size: int) -> NDArray[np.uint8]:
-    """An array of ``size`` bytes, from which weights are taken: float32 numbers between -1 and 1."""
+    """An array of ``size`` bytes, from which weights are taken: float32 numbers of the size of weights."""
     slab = cast("NDArray[np.float32]", _allocate(Parameter((size // 4,), "float32", False)))
     fill_uniform(slab, np.random.default_rng(0))
+    slab *= np.float32(_LARGEST_WEIGHT)
     return slab.view(np.uint8)
 
 
