@@ -112,7 +112,7 @@ class Arguments:
             if not parameter.written:
                 fill_uniform(array, generator)
                 if parameter.weight and array.dtype.kind == "f":
-                    array *= array.dtype.type(_LARGEST_WEIGHT)
+                    np.multiply(array, _LARGEST_WEIGHT, out=array)
         self.tensors: tuple[Tensor, ...] = tuple(from_dlpack(array) for array in self._arrays)
         self._turns = itertools.cycle(self._streams(streamed)) if streamed else None
 
@@ -208,7 +208,7 @@ def _slab(size: int) -> NDArray[np.uint8]:
     """An array of ``size`` bytes, from which weights are taken: float32 numbers of the size of weights."""
     slab = cast("NDArray[np.float32]", _allocate(Parameter((size // 4,), "float32", False)))
     fill_uniform(slab, np.random.default_rng(0))
-    slab *= np.float32(_LARGEST_WEIGHT)
+    np.multiply(slab, _LARGEST_WEIGHT, out=slab)
     return slab.view(np.uint8)
 
 

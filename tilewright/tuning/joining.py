@@ -27,8 +27,8 @@ __all__ = ["JoinChoice", "choose_joined", "joined_task"]
 #: One function must be so much faster than several, which are tuned by more measurements later.
 _GAIN = 1.05
 #: Of two dense layers it may even be a little slower by itself, where two functions find the hidden rows in each
-#: core's own cache. Within a network the second one reads half of them from another core: both together took 1.11 times as long
-#: as by themselves in ViT-tiny, and 1.11 times in MiniLM, and one function took as long as by itself.
+#: core's own cache. Within a network the second one reads half of them from another core. In ViT-tiny and in MiniLM
+#: both together took 1.11 times as long as by themselves, and one function as long as by itself.
 _MLP_GAIN = 0.95
 #: The names of both ways in reports.
 _ONE, _SEVERAL = "one_function", "several"
