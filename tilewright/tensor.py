@@ -90,23 +90,23 @@ def _random_array(spec: TensorSpec, rng: np.random.Generator) -> Array:
     return np.asarray(rng.integers(0, 2, spec.shape).astype(spec.dtype))
 
 
-def fill_uniform(array: Array, generator: np.random.Generator) -> None:
-    """Fill ``array`` in place: floats uniform in [-1, 1); integers 0 to 3 and booleans, since they may be indices.
+def fill_uniform(array: Array, generator: np.random.Generator, largest: float = 1.0) -> None:
+    """Fill ``array`` in place: floats uniform in [-largest, largest); integers 0 to 3, since they may be indices.
 
-    uint16 gets the bits of bfloat16 numbers in [-1, 1), since it may hold weights: small integers would be the bits of
-    denormal numbers, with which processors are slow.
+    uint16 gets the bits of bfloat16 numbers in the same range, since it may hold weights: small integers would be the
+    bits of denormal numbers, with which processors are slow.
 
     Other numbers than :func:`random_arrays` draws, and without a second array: a weight may take half of the memory.
     """
     if array.dtype in (np.float32, np.float64):
         floats = cast("NDArray[np.float32]", array)
         generator.random(out=floats, dtype=floats.dtype)
-        floats *= 2
-        floats -= 1
+        floats *= 2 * largest
+        floats -= largest
     elif array.dtype.kind == "f":
-        array[...] = generator.random(size=array.shape, dtype=np.float32) * 2 - 1
+        array[...] = (generator.random(size=array.shape, dtype=np.float32) * 2 - 1) * largest
     elif array.dtype == np.uint16:
-        numbers = generator.random(size=array.shape, dtype=np.float32) * 2 - 1
+        numbers = (generator.random(size=array.shape, dtype=np.float32) * 2 - 1) * np.float32(largest)
         array[...] = numbers.view(np.uint32) >> np.uint32(16)
     else:
         array[...] = generator.integers(0, 2 if array.dtype.kind == "b" else 4, size=array.shape, dtype=np.int8)

@@ -110,9 +110,7 @@ class Arguments:
         self._arrays = [_allocate(parameter) for parameter in parameters]
         for parameter, array in zip(parameters, self._arrays, strict=True):
             if not parameter.written:
-                fill_uniform(array, generator)
-                if parameter.weight and array.dtype.kind == "f":
-                    np.multiply(array, _LARGEST_WEIGHT, out=array)
+                fill_uniform(array, generator, _LARGEST_WEIGHT if parameter.weight else 1.0)
         self.tensors: tuple[Tensor, ...] = tuple(from_dlpack(array) for array in self._arrays)
         self._turns = itertools.cycle(self._streams(streamed)) if streamed else None
 
@@ -207,8 +205,7 @@ def _can_be_streamed(parameter: Parameter) -> bool:
 def _slab(size: int) -> NDArray[np.uint8]:
     """An array of ``size`` bytes, from which weights are taken: float32 numbers of the size of weights."""
     slab = cast("NDArray[np.float32]", _allocate(Parameter((size // 4,), "float32", False)))
-    fill_uniform(slab, np.random.default_rng(0))
-    np.multiply(slab, _LARGEST_WEIGHT, out=slab)
+    fill_uniform(slab, np.random.default_rng(0), _LARGEST_WEIGHT)
     return slab.view(np.uint8)
 
 
