@@ -312,6 +312,7 @@ MAKERS: dict[str, Callable[[JsonObject], str]] = {
     "fleet-builder": _builder,
     "fleet-kills": _kills,
     "networks-today": _today,
+    "networks-today-zen-3": _today,
     "precision-convolutions": _convolutions,
     "precision-dynamic": _precision,
     "precision-embeddings": _embeddings,
