@@ -129,10 +129,13 @@ def operators(net: Sketch) -> None:
     z = net.op("QLinearAdd", y, *out, y, *out, *numbers, domain="com.microsoft")
     p = net.op("QLinearGlobalAveragePool", z, *numbers, *numbers, domain="com.microsoft")
     flat = net.op("Reshape", p, net.constant([1, 16], "int64"))
-    matrix = [net.constant(net.rng.integers(-127, 128, (16, 12)), "int8")]
-    matrix += [net.constant(0.01, "float32"), net.constant(0, "int8")]
-    net.output(net.op("QLinearMatMul", flat, *numbers, *matrix, *out))
-    net.output(net.op("QGemm", flat, *numbers, *matrix, "", *out, domain="com.microsoft"))
+    levels = net.rng.integers(-127, 128, (16, 12))
+    # Each has tensors of its own: ONNX Runtime fails where it makes those of both unsigned (see reference).
+    matrices = [
+        [net.constant(levels, "int8"), net.constant(0.01, "float32"), net.constant(0, "int8")] for _ in range(2)
+    ]
+    net.output(net.op("QLinearMatMul", flat, *numbers, *matrices[0], *out))
+    net.output(net.op("QGemm", flat, *numbers, *matrices[1], "", *out, domain="com.microsoft"))
 
 
 def limits(net: Sketch) -> None:
@@ -258,6 +261,25 @@ def norms(net: Sketch) -> None:
         net.output(net.q(net.op("Add", c, a), 0.043, 117))
 
 
+def squares(net: Sketch) -> None:
+    """3x3 kernels for which Winograd's algorithm pays: padding of a zero point, gaps, a residual, and a table."""
+    scales = net.rng.uniform(1e-3, 9e-3, 20)
+    bias = net.constant(net.rng.standard_normal(20), "float32")
+    a = net.qdq(net.input(1, 20, 13, 12), 0.0313, 117)
+    b = net.op("Conv", a, net.weight(20, 20, 3, 3, scales=scales), bias, pads=[1] * 4)
+    net.output(net.q(net.op("Relu", net.op("Add", net.qdq(b, 0.2, 117), a)), 0.1507, 3))
+    c = net.qdq(net.op("Conv", a, net.weight(16, 20, 3, 3), pads=[1, 0, 0, 1]), 0.06, -4, "int8")
+    net.output(net.q(net.op("Mul", c, net.qdq(net.op("Sigmoid", c), 1 / 255, 0)), 0.05, -3, "int8"), TensorProto.INT8)
+
+
+def patches(net: Sketch) -> None:
+    """Patches of an image, as vision transformers read them, and some that overlap."""
+    for kernel, strides in ((8, 8), (4, 4), (8, 4)):
+        a = net.qdq(net.input(2, 3, 16, 24), 0.02, 131)
+        b = net.op("Conv", a, net.weight(20, 3, kernel, kernel), strides=[strides] * 2)
+        net.output(net.q(b, 0.06, 120))
+
+
 CASES: dict[str, Callable[[Sketch], None]] = {
     "convolutions": convolutions,
     "signed": signed,
@@ -270,6 +292,8 @@ CASES: dict[str, Callable[[Sketch], None]] = {
     "excitation": excitation,
     "attentions": attentions,
     "norms": norms,
+    "squares": squares,
+    "patches": patches,
 }
 
 
@@ -283,6 +307,8 @@ def _model(folder: Path, name: str) -> Path:
 def reference(path: Path, inputs: list[NDArray[Any]], rewritten: bool = True) -> list[NDArray[Any]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    # Without this, sums of two products saturate at 16 bits on processors with AVX2 and without VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     if not rewritten:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -365,6 +391,31 @@ def test_weights_have_the_format_of_their_instruction(
     assert instruction in code
     assert ("vpmaddubsw" in code) == (instruction == "vpmaddubsw")
     assert name_instruction(space) == instruction
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "count"),
+    [
+        ("llvm:haswell", "squares", 2),
+        ("llvm:skylake-avx512", "squares", 2),
+        ("llvm:haswell", "convolutions", 0),  # its images have too few tiles
+        ("llvm:cascadelake", "squares", 0),
+        ("llvm:neoverse-v1:aarch64-linux-gnu", "squares", 0),
+    ],
+)
+def test_pairs_are_convolved_by_winograds_algorithm(text: str, name: str, count: int, tmp_path: Path) -> None:
+    target = Target.parse(text if text.count(":") > 1 else f"{text}:x86_64-linux-gnu")
+    tasks = [use.task.name.split()[0] for use in extract(read(_model(tmp_path, name)), target).uses]
+    assert sum(task.startswith("byte_winograd") for task in tasks) == count
+
+
+@pytest.mark.parametrize(("text", "count"), [("llvm:haswell", 2), ("llvm:cascadelake", 0)])
+def test_patches_become_channels(text: str, count: int, tmp_path: Path) -> None:
+    uses = extract(read(_model(tmp_path, "patches")), Target.parse(f"{text}:x86_64-linux-gnu")).uses
+    params = [p for use in uses if use.task.kind == "contraction" for p in task_module(use.task)["main"].params]
+    weights = [[int(extent) for extent in p.ty.shape] for p in params if len(p.ty.shape) == 7]
+    assert len(weights) == 3
+    assert sum(shape[2:4] == [1, 1] for shape in weights) == count
 
 
 def test_no_image_becomes_float32(tmp_path: Path) -> None:

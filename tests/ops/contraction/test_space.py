@@ -14,7 +14,10 @@ from tests.kernels import call_kernel
 from tests.targets import require
 from tilewright.cost.features import features
 from tilewright.errors import SpaceError
+from tilewright.graph.tasks import task_of
+from tilewright.ops.contraction.dot_products import Operands
 from tilewright.ops.contraction.expression import Place, Product, batch_matmul
+from tilewright.ops.contraction.quantised import byte_conv2d
 from tilewright.ops.contraction.space import ContractionSpace
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import neighbours, sample
@@ -395,6 +398,25 @@ def test_registers_bound_the_tile() -> None:
     nest = here.loop_nest(sample(here, np.random.default_rng(0), 500))
     assert nest.extra[:, nest.extra_names.index("accumulators")].max() <= target().registers - 2
     assert nest.extra[:, nest.extra_names.index("register_pressure")].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "together", "depth", "least", "most"),
+    [
+        ("llvm:haswell", 2, 8, 7, 8),  # LLVM writes out a block of 8 inputs
+        ("llvm:haswell", 4, 8, 7, 8),
+        ("llvm:haswell", 2, 256, 9, 12),
+        ("llvm:alderlake", 4, 8, 9, 12),  # vpdpbusd adds by itself
+    ],
+)
+def test_sums_of_bytes_are_not_spilled(text: str, together: int, depth: int, least: int, most: int) -> None:
+    blocks, groups = 256 // depth, depth // together
+    weight = (128, blocks, 1, 1, groups, 8, together)
+    operands: Operands = "fitting" if together == 4 and text == "llvm:haswell" else "any"
+    function = byte_conv2d((1, blocks, 14, 14, depth), weight, (1, 1), (0,) * 4, (1, 1), 0, operands)
+    here = make_space(task_of("conv", function, (1,)), Target.parse(f"{text}:x86_64-linux-gnu"))
+    nest = here.loop_nest(here.default()[None])
+    assert least <= nest.extra[0, nest.extra_names.index("accumulators")] <= most
 
 
 def test_what_is_no_contraction_is_refused() -> None:

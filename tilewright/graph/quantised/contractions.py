@@ -13,6 +13,7 @@ from tilewright.graph.pixel_convolutions import read_window, sample_pixels
 from tilewright.graph.quantised.dynamic import pad_bytes
 from tilewright.graph.quantised.scaled import Bytes, Computed, Doubles, Scaled, Term, find_bytes
 from tilewright.graph.quantised.weight_formats import choose_format
+from tilewright.graph.quantised.winograd import convolve_by_winograd
 from tilewright.graph.value import Value, shape_of
 from tilewright.graph.view import View
 from tilewright.ops.contraction.dot_products import PAIR, QUAD, SHIFT
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tvm import relax
 
     from tilewright.graph.rewriter import Rewriter
+    from tilewright.graph.weights import Recipe
 
 __all__ = ["conv2d", "matmul"]
 
@@ -120,8 +122,13 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     if x not in (walk.lanes, walk.lanes // 2) or x % QUAD:
         x, order = walk.lanes, padded_order(out, walk.lanes)
         kernel = kernel.take(0, order)
+    stride, padding, dilation = read_window(attrs)
     block, places = source.block, source.order
-    if source.packed is None or block % QUAD:
+    patches = None if any(padding) or dilation != (1, 1) else _cut_patches(walk, source, kernel, stride)
+    if patches is not None:
+        source, kernel, stride = patches, kernel.reshape((kernel.shape[0], channels * kh * kw, 1, 1)), (1, 1)
+        kh, kw, block, places = 1, 1, source.block, None
+    elif source.packed is None or block % QUAD:
         block = max((d for d in range(QUAD, walk.lanes + 1, QUAD) if channels % d == 0), default=0)
         places = None
         if not block:
@@ -133,24 +140,28 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     if places is not None:
         kernel = kernel.take(1, places)
     out, channels = kernel.shape[:2]
-    recipe = kernel.reshape((out // x, x, channels // block, block // QUAD, QUAD, kh, kw))
-    recipe = recipe.transpose((0, 2, 5, 6, 3, 1, 4))
-    stride, padding, dilation = read_window(attrs)
-    if computed is not None and any(padding):
-        packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
-    if kh == kw == 1 and stride != (1, 1) and not any(padding):
-        packed, stride = sample_pixels(walk, packed, stride), (1, 1)
     shape = shape_of(call)
     n, _, h, w = shape
-    recipe, operands = choose_format(walk, recipe, n * h * w)
+    columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
+    factor = (scale * scales).reshape(1, -1, 1, 1)
+    if computed is not None and any(padding):
+        packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
     zero_around = zero if any(padding) else 0
+    quick = convolve_by_winograd(walk, packed, kernel, x, (stride, padding, dilation), zero_around)
+    if quick is not None:
+        sums = Value(shape, packed=quick, block=x, order=order, dtype="int32", fused=True)
+        return _scaled_sums(call, sums, factor, columns, zero, computed)
+    recipe = kernel.reshape((out // x, x, channels // block, block // QUAD, QUAD, kh, kw))
+    recipe = recipe.transpose((0, 2, 5, 6, 3, 1, 4))
+    if kh == kw == 1 and stride != (1, 1) and not any(padding):
+        packed, stride = sample_pixels(walk, packed, stride), (1, 1)
+    recipe, operands = choose_format(walk, recipe, n * h * w)
     window = (stride, padding, dilation)
     function = byte_conv2d(shape_of(packed), recipe.shape, *window, zero_around, operands)
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
-    columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
     zero -= SHIFT if operands == "shifted" else 0
-    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
+    return _scaled_sums(call, sums, factor, columns, zero, computed)
 
 
 def _pack_image(walk: Rewriter, source: Value, block: int, places: tuple[int, ...]) -> None:
@@ -162,6 +173,35 @@ def _pack_image(walk: Rewriter, source: Value, block: int, places: tuple[int, ..
     copy = walk.call(pack_quads(source.shape, block), [planes], (n, 1, h, w, block), "pack_quads", "uint8")
     source.packed, source.block, source.order = copy, block, places
     source.copies[block, places] = copy
+
+
+def _cut_patches(walk: Rewriter, source: Value, kernel: Recipe, stride: tuple[int, int]) -> Value | None:
+    """The patches that a kernel takes from an image of few channels, as channels of pixels; None if they overlap.
+
+    Then a 1x1 kernel computes the same. Channels of the image would have to be completed to quads.
+
+        x[n, c, i * kh + a, j * kw + b]  -->  y[n, (c * kh + a) * kw + b, i, j]
+
+    Args:
+        walk: the rewriter. Only with its ``pairs`` an image is cut.
+        source: the image.
+        kernel: its shape is ``(O, C, kh, kw)``.
+        stride: of rows and columns.
+    """
+    from tvm import relax
+
+    n, channels, height, width = source.shape
+    kh, kw = kernel.shape[2:]
+    fits = stride == (kh, kw) and height % kh == width % kw == 0
+    block = max((d for d in range(QUAD, walk.lanes + 1, QUAD) if kw % d == 0), default=0)
+    if not (walk.pairs and fits and block) or source.packed is not None or channels >= QUAD:
+        return None
+    rows, cols, chunks = height // kh, width // kw, kw // block
+    cut = walk.reshape(walk.make_plain(source), (n, channels, rows, kh, cols, chunks, block))
+    moved = walk.emit(relax.op.permute_dims(cut, [0, 1, 3, 5, 2, 4, 6]))
+    count = channels * kh * kw
+    packed = walk.reshape(moved, (n, count // block, rows, cols, block))
+    return Value((n, count, rows, cols), packed=packed, block=block, dtype="uint8")
 
 
 def _depthwise_conv2d(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tilewright.ops.contraction.dot_products import PAIR, DotProduct
 from tilewright.ops.contraction.form import AXES, Access, Form
 from tilewright.space.loop_nest import Annotation, LoopNest
 from tilewright.target import Target
 
-__all__ = ["LOOPS", "OUTER_AXES", "Columns", "Ints", "loop_nest", "register_pressure", "unrolled_kernel"]
+__all__ = ["LOOPS", "OUTER_AXES", "Columns", "Ints", "loop_nest", "most_sums", "register_pressure", "unrolled_kernel"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -23,6 +24,8 @@ LOOPS = 15
 _OUTER, _SUMS, _TILE = 2, 6, 10
 #: The axes of the outer loops o0, o1, h0, w0. Without an axis of rows, h0 is a loop over columns.
 OUTER_AXES = ("o", "o", "h", "w")
+#: The most inputs of a block that LLVM writes out by itself.
+_SHORT = 8
 _REDUCTION_AXES = ("rc", "kh", "kw", "ri")
 _EXTRA = (
     "accumulators",
@@ -78,6 +81,27 @@ def register_pressure(form: Form, target: Target, columns: Columns) -> Ints:
     if form.unpacks:  # two factors and a number for each block of outputs, and constants; 8 blocks of 1 row were slower
         wanted = columns.outs * (pixels + 3) * vectors + 4
     return wanted
+
+
+def most_sums(form: Form, target: Target, columns: Columns, dot: DotProduct | None) -> Ints:
+    """``(n,)`` the most sums of a register tile for which LLVM spills none, about.
+
+    With 16 registers it spills from 13 sums on, which halves the speed (measured). With 32 it has room.
+
+    If an instruction of its own adds products to sums, LLVM reorders the additions of a block of inputs that it writes
+    out. On a Zen 3, tiles of 2 x 4 took 0.84 of the time of 2 x 6 (pairs, 256 to 1024 channels, 14x14 pixels; quads
+    0.90), and 0.80 of the time of 2 x 5 (pairs, 256 to 256 channels). In a loop over pairs, each product needs a
+    register: 3 x 4 took 1.2 of the time of 2 x 6. With quads it was the fastest.
+    """
+    vectors = -(-form.extents["l"] // target.lanes)
+    most = np.full(len(columns.outs), 8 if form.depthwise else target.registers - 4, dtype=np.int64)
+    if dot is None or not dot.adds or target.registers > 16:
+        return most
+    if form.extents["ri"] <= _SHORT:
+        most = np.minimum(most, 8)
+    if dot.together == PAIR:  # besides the sums, there are the weights, a pixel and a product
+        most = np.minimum(most, target.registers - 2 - columns.outs * vectors)
+    return most
 
 
 def loop_nest(form: Form, target: Target, columns: Columns) -> LoopNest:

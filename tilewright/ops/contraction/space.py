@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tilewright.ops.contraction.dot_products import DotProduct, find_bf16_product, find_dot_product
 from tilewright.ops.contraction.form import KIND, Form, read_form
 from tilewright.ops.contraction.knobs import AHEAD, ORDERS, make_knobs
-from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, register_pressure, unrolled_kernel
+from tilewright.ops.contraction.nest import Columns, Ints, loop_nest, most_sums, register_pressure, unrolled_kernel
 from tilewright.ops.contraction.nibbles import WORD
 from tilewright.ops.contraction.program import PAD_INSIDE, PAD_SERIAL, Decisions, build_program, prepare
 from tilewright.ops.contraction.traffic import (
@@ -266,10 +266,9 @@ class ContractionSpace:
             sums = c.outs * c.rows * cols * vectors
             # Weights come from a farther cache than data.
             busy = np.maximum(np.maximum(sums, loads) / 2, 4) + 0.05 * (loads + 2 * c.outs * vectors)
-            # With 16 registers, LLVM spills from 13 sums on, which halves the speed (measured). With 32 it has room.
             # Depthwise kernels with more than 8 sums ran at a third of the speed: each sum loads data of its own.
-            most, factor = (8, 3.0) if self._form.depthwise else (self.target.registers - 4, 1.5)
-            spilled = np.where(sums > most, factor, 1.0) * busy
+            factor = 3.0 if self._form.depthwise else 1.5
+            spilled = np.where(sums > most_sums(self._form, self.target, c, self._dot), factor, 1.0) * busy
             total: NDArray[np.float64] = np.where(cols > 0, spilled, 0.0)
             return total
 

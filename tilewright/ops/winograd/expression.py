@@ -49,10 +49,12 @@ __all__ = [
     "choose",
     "data_transform",
     "fused",
+    "inverse_tiles",
     "inverse_transform",
     "kernel_rows",
     "make_number",
     "products",
+    "transform_tiles",
     "transform_weight",
     "weight_matrix",
 ]
@@ -145,8 +147,15 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> PrimFunc:
     from tvm import te
 
     x = te.placeholder(data, name="data")
-    rows = _input_rows(tiling, x)
-    cc, cb = data[1], data[4]
+    return make_function([x, transform_tiles(tiling, x, make_number(0.0))], OPAQUE)
+
+
+def transform_tiles(tiling: Tiling, x: Tensor, around: Expr) -> Tensor:
+    """``B^T d B`` of all tiles of the data, ``(a*a, C/cb, P, cb)``, in the type of ``around``, which pads the data."""
+    from tvm import te
+
+    rows = _input_rows(tiling, x, around)
+    _, cc, _, _, cb = (int(extent) for extent in x.shape)
     m, a = tiling.m, tiling.a
     down, across = tiling.grid
 
@@ -154,24 +163,27 @@ def data_transform(tiling: Tiling, data: tuple[int, ...]) -> PrimFunc:
         n, i, j = p // (down * across), p // across % down, p % across
         return choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)]))
 
-    result = te.compute((a * a, cc, tiling.tiles, cb), both, name=DATA, attrs=_MARK)
-    return make_function([x, result], OPAQUE)
+    return te.compute((a * a, cc, tiling.tiles, cb), both, name=DATA, attrs=_MARK)
 
 
-def _input_rows(tiling: Tiling, x: Tensor) -> Tensor:
+def _input_rows(tiling: Tiling, x: Tensor, around: Expr) -> Tensor:
     """The transform of the columns of all input tiles, ``(n, C/cb, down, across, a, a, cb)``."""
     from tvm import te
+
+    dtype = str(around.ty.dtype)
 
     batch, cc, height, width, cb = (int(extent) for extent in x.shape)
     m, a = tiling.m, tiling.a
     down, across = tiling.grid
     top, left = tiling.padding[:2]
     source, (tall, wide) = x, (down * m + 2, across * m + 2)
-    if (tall, wide, top, left) != (height, width, 0, 0):
+    if (tall, wide, top, left) != (height, width, 0, 0) or str(x.dtype) != dtype:
         source = te.compute(
             (batch, cc, tall, wide, cb),
             lambda n, c, i, j, v: te.if_then_else(
-                te.all(i >= top, i < height + top, j >= left, j < width + left), x[n, c, i - top, j - left, v], 0.0
+                te.all(i >= top, i < height + top, j >= left, j < width + left),
+                x[n, c, i - top, j - left, v].astype(dtype),
+                around,
             ),
             name=PAD,
         )
@@ -210,10 +222,19 @@ def inverse_transform(tiling: Tiling, oo: int, x: int) -> PrimFunc:
     """``A^T M A`` of all tiles, cropped. Gives a PrimFunc (M, output), which consumers are fused into."""
     from tvm import te
 
-    down, across = tiling.grid
     source = te.placeholder((tiling.a**2, oo, tiling.tiles, x), name="data")
-    result = _outputs(tiling, oo, x, ROWS, lambda xi, o, n, i, j, v: source[xi, o, (n * down + i) * across + j, v])
-    return make_function([source, result], FUSABLE)
+    return make_function([source, inverse_tiles(tiling, source)], FUSABLE)
+
+
+def inverse_tiles(tiling: Tiling, source: Tensor, divisor: int = 1) -> Tensor:
+    """``A^T M A`` of all tiles, cropped; of integers M, divided by 1 or by a power of two that divides them."""
+    _, oo, _, x = (int(extent) for extent in source.shape)
+    down, across = tiling.grid
+
+    def element(xi: int, o: Expr, n: Expr, i: Expr, j: Expr, v: Expr) -> Expr:
+        return source[xi, o, (n * down + i) * across + j, v]
+
+    return _outputs(tiling, oo, x, ROWS, element, divisor.bit_length() - 1)
 
 
 @lru_cache(KEPT)
@@ -233,7 +254,7 @@ def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Pri
     m, a = tiling.m, tiling.a
     down, across = tiling.grid
     source, w = te.placeholder(data, name="data"), te.placeholder(weight, name="weight")
-    rows = _input_rows(tiling, source)
+    rows = _input_rows(tiling, source, make_number(0.0))
     transformed = te.compute(
         (count, cc, tiling.batch, down, across, cb),
         lambda xi, c, n, i, j, v: choose(xi % a, _INPUT[m]([rows[n, c, i, j, xi // a, s, v] for s in range(a)])),
@@ -250,8 +271,11 @@ def fused(tiling: Tiling, data: tuple[int, ...], weight: tuple[int, ...]) -> Pri
     return make_function([source, w, result], FUSABLE)
 
 
-def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., Expr]) -> Tensor:
-    """``A^T M A`` of all tiles, cropped. ``source`` gives an element of M by ``(xi, o, n, i, j, v)``."""
+def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., Expr], shift: int = 0) -> Tensor:
+    """``A^T M A`` of all tiles, cropped, without its lowest ``shift`` bits.
+
+    ``source`` gives an element of M by ``(xi, o, n, i, j, v)``.
+    """
     from tvm import te
 
     m, a = tiling.m, tiling.a
@@ -268,7 +292,11 @@ def _outputs(tiling: Tiling, oo: int, x: int, name: str, source: Callable[..., E
         attrs=_MARK,
     )
     shape = (tiling.batch, oo, tiling.rows, tiling.cols, x)
-    return te.compute(shape, lambda n, o, i, j, v: whole[n, o, i, j, v], name="winograd_crop")
+
+    def crop(n: Expr, o: Expr, i: Expr, j: Expr, v: Expr) -> Expr:
+        return whole[n, o, i, j, v] >> shift if shift else whole[n, o, i, j, v]
+
+    return te.compute(shape, crop, name="winograd_crop")
 
 
 def choose(index: Expr, values: Sequence[Expr]) -> Expr:
