@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from tilewright.graph.tasks import task_of
 from tilewright.ops import pixel_sums, rows
 from tilewright.ops.pixel_sums import PixelSumsSpace, Statistics, WeightGradient
 from tilewright.ops.registry import make_space
-from tilewright.space.configs import choices_of, sample
+from tilewright.space.configs import sample
 from tilewright.space.recorded import check_recorded
 from tilewright.target import Target
 
@@ -124,19 +123,6 @@ def test_statistics_of_channels() -> None:
         np.testing.assert_allclose(result, products[0], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("left", [10, 40])  # 40 columns do not fill packs of 24
-@pytest.mark.parametrize("lanes", LANES)
-def test_sums_over_tokens(lanes: int, left: int) -> None:
-    tokens, right = 36, 32
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((tokens, n)).astype(np.float32) for n in (left, right))
-    function = pixel_sums.token_product(tokens, left, right, lanes)
-    check_recorded(task_of("product", function))
-    wanted = a.T.astype(np.float64) @ b
-    for result in run(function, [a, b], (left, right), 4, lane_target(lanes)):
-        np.testing.assert_allclose(result, wanted, atol=1e-5 * np.abs(wanted).max())
-
-
 @pytest.mark.parametrize("lanes", LANES)
 def test_sums_of_columns(lanes: int) -> None:
     tokens, columns = 35, 96
@@ -145,34 +131,6 @@ def test_sums_of_columns(lanes: int) -> None:
     check_recorded(task_of("sums", function))
     for result in run(function, [data], (columns,), 4, lane_target(lanes)):
         np.testing.assert_allclose(result, data.sum(0, dtype=np.float64), rtol=1e-4, atol=1e-5)
-
-
-def test_every_way_of_packing_a_sum_over_tokens_is_right() -> None:
-    import tvm
-
-    tokens, left, right = 2 * 67, 24, 48  # no chunk of a few dozen tokens divides them
-    rng = np.random.default_rng(0)
-    a, b = (rng.standard_normal((tokens, n)).astype(np.float32) for n in (left, right))
-    target = lane_target(8)
-    space = PixelSumsSpace(task_of("product", pixel_sums.token_product(tokens, left, right, 8)), target)
-    wanted = a.T.astype(np.float64) @ b
-    names = [knob.name for knob in space.knobs]
-    for packed in range(len(space.knobs[names.index("pad")])):
-        config = space.default()
-        config[names.index("pad")] = packed
-        config[names.index("ahead")] = packed % 2  # sums so far are fetched ahead
-        out = tvm.runtime.tensor(np.full((left, right), np.nan, dtype=np.float32))
-        call_kernel(space.schedule(config).mod, target, tvm.runtime.tensor(a), tvm.runtime.tensor(b), out)
-        np.testing.assert_allclose(out.numpy(), wanted, atol=1e-5 * np.abs(wanted).max())
-
-
-@pytest.mark.parametrize(("left", "right"), [(64, 256), (256, 64)])
-def test_a_sum_over_many_tokens_begins_with_short_chunks(left: int, right: int) -> None:
-    task = task_of("product", pixel_sums.token_product(2048, left, right, 8))
-    space = PixelSumsSpace(task, dataclasses.replace(lane_target(8), cores=2, l1=32 << 10, l2=1 << 20))
-    chosen = choices_of(space, space.default())
-    chunks = next(choice[0] for knob, choice in zip(space.knobs, chosen, strict=True) if knob.name == "chunks")
-    assert 2048 // chunks <= 256  # what is read again for each tile stays in the caches
 
 
 @pytest.mark.parametrize("x", [8, 16])

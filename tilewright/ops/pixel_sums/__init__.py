@@ -19,7 +19,6 @@ from tilewright.ops.pixel_sums.token_sums import (
     TOKEN_SUM,
     is_token_sum,
     norm_sums,
-    token_product,
     token_sum,
 )
 from tilewright.ops.pixel_sums.weight_gradient import (
@@ -47,7 +46,6 @@ __all__ = [
     "norm_sums",
     "plain_statistics",
     "plain_weight_gradient",
-    "token_product",
     "token_sum",
     "weight_gradient",
 ]

@@ -12,7 +12,7 @@ from tilewright.space.loops import REDUCTION, SPATIAL
 if TYPE_CHECKING:
     from tvm.ir import IRModule
 
-__all__ = ["AXES", "BLOCK", "COMPUTED", "KIND", "PACKS", "PAD", "TILED", "Form", "mark_roles", "read_form"]
+__all__ = ["AXES", "BLOCK", "COMPUTED", "KIND", "PAD", "TILED", "Form", "mark_roles", "read_form"]
 
 #: The kind of the tasks. The attribute of their functions, ``tilewright.pixel_sums``, tells the roles of iterators.
 KIND = "pixel_sums"
@@ -25,8 +25,6 @@ TILED = "oyxu"
 BLOCK, PAD = "pixel_sum", "pad"
 #: The attribute of functions that compute what they sum. It names the block that does.
 COMPUTED = "tilewright.computed"
-#: The names of the blocks that pack the left and the right matrix of a product.
-PACKS = ("pack_left", "pack_right")
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,6 @@ class Form:
     def is_column_sum(self) -> bool:
         """Whether it sums the columns of a matrix: nothing is multiplied by a matrix, and columns lie side by side."""
         return "o" in self.roles and not set("guyx") & set(self.roles)
-
-    @property
-    def is_product(self) -> bool:
-        """Whether it is a product of matrices: there is no kernel."""
-        return "u" in self.roles and not set("gyx") & set(self.roles)
 
     @property
     def is_dense(self) -> bool:

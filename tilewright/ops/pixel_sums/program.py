@@ -22,8 +22,6 @@ from tilewright.ops.pixel_sums.form import BLOCK, PAD, Form
 from tilewright.space.loops import lanes_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from tvm.ir import IRModule
     from tvm.s_tir import Schedule
     from tvm.s_tir.schedule import LoopRV, SBlockRV
@@ -48,7 +46,6 @@ class Decisions:
         outside: one of :data:`OUTSIDE`.
         unroll: columns that are written out.
         pad_inside: whether a chunk is padded just before its use, instead of all data before the sum.
-        packed: the blocks of ``PACKS`` that pack a chunk just before its use. The others are left out.
         ahead: whether the sums so far are prefetched while a tile, which is added to them, is summed.
     """
 
@@ -59,7 +56,6 @@ class Decisions:
     outside: str
     unroll: int
     pad_inside: bool
-    packed: tuple[str, ...] = ()
     ahead: bool = False
 
 
@@ -82,7 +78,7 @@ class _Program:
         """Whether the sums of a tile over its one chunk are the results, which are stored and not added to others."""
         decisions = self.decisions
         alone = decisions.images * decisions.rows * decisions.parts == 1
-        return alone and not self.form.padded and not self.form.computed and not decisions.packed
+        return alone and not self.form.padded and not self.form.computed
 
     def add_chunks(self, name: str, chunk: LoopRV) -> tuple[SBlockRV, SBlockRV, LoopRV]:
         """Sum one chunk after the other, and each tile of a chunk in registers.
@@ -114,8 +110,7 @@ class _Program:
             tiles["t"] = axes.pop("t")
         around = [*parts, *(axes[a] for a in ("g", *decisions.outside) if a in axes)]
         between = [axes[a] for a in "ocyxu" if a in axes and a not in decisions.outside]
-        # In a product the vectors of the right matrix stay in registers, while numbers of the left one pass.
-        registers = [tiles[a] for a in ("uo" if form.is_product else "oyxut") if a in tiles]
+        registers = [tiles[a] for a in "oyxut" if a in tiles]
         outer = [*around, *chunks, *between]
         schedule.reorder(*outer, *registers, axes["l"])
         schedule.compute_at(tile, outer[-1], preserve_unit_loops=True)
@@ -134,8 +129,6 @@ class _Program:
             cols, written_out = schedule.split(cols, factors=[None, self.decisions.unroll])
             pixels = [images, rows, cols, written_out]
             schedule.unroll(written_out)
-        if self.form.is_product:
-            spatial[-3:-1] = spatial[-2], spatial[-3]
         schedule.reorder(*pixels, *spatial)
         for loop in spatial[:-1]:
             if int(schedule.get(loop).extent) > 1:
@@ -164,58 +157,16 @@ class _Program:
         schedule.compute_at(block, schedule.get_loops(total)[1], preserve_unit_loops=True)
         schedule.vectorize(schedule.get_loops(block)[-1])
 
-    def pack(self, total: SBlockRV) -> None:
-        """Pack matrices one chunk after the other."""
+    def add_parts(self) -> None:
+        """Add up the sums of the parts in loops of their own, vector by vector; in parallel if they may be millions."""
         schedule = self.schedule
-        for name in self.decisions.packed:
-            block = schedule.get_sblock(name)
-            schedule.compute_at(block, schedule.get_loops(total)[1], preserve_unit_loops=True)
-            *_, columns, tokens, inner = schedule.get_loops(block)
-            schedule.reorder(tokens, columns)
-            extent = int(schedule.get(inner).extent)
-            # Columns that are missing at the end are replaced by groups of 8. Other numbers of columns are whole.
-            lanes = math.gcd(extent, _LONGEST_VECTOR) if extent > _LONGEST_VECTOR else lanes_in(extent, extent)
-            pieces, vector = schedule.split(inner, factors=[None, lanes])
-            schedule.unroll(pieces)
-            if lanes > 1:
-                schedule.vectorize(vector)
-
-    def write_product(self, name: str) -> None:
-        """Write a product by rows in parallel, vector by vector, which adds up the sums of the parts before."""
-        schedule, extents = self.schedule, self.form.extents
-        rows, columns = schedule.get_loops(schedule.get_sblock(name))
-        blocks, _ = schedule.split(rows, factors=[None, extents["u"]])
-        lanes = schedule.split(columns, factors=[None, extents["l"]])[1]
-        block = schedule.get_sblock(BLOCK)
-        if self.decisions.parts > 1:
-            schedule.compute_at(block, blocks, preserve_unit_loops=True)
+        *spatial, lanes, part = schedule.get_loops(schedule.get_sblock(BLOCK))
+        schedule.reorder(*spatial, part, lanes)
         schedule.vectorize(lanes)
-        schedule.parallel(blocks)
-        if self.decisions.parts > 1:
-            part, *spatial = schedule.get_loops(block)[1:]
-            self.add_parts(spatial, part)
-
-    def add_parts(self, spatial: Sequence[LoopRV], part: LoopRV, parallel: bool = False) -> None:
-        """Add up the sums of the parts, vector by vector.
-
-        Args:
-            spatial: the loops of the block that adds them, the lanes last.
-            part: its loop over parts.
-            parallel: whether all loops but the last of ``spatial`` run in parallel.
-        """
-        schedule = self.schedule
-        schedule.reorder(*spatial[:-1], part, spatial[-1])
-        schedule.vectorize(spatial[-1])
-        if parallel:
-            schedule.parallel(schedule.fuse(*spatial[:-1]))
+        if self.form.is_dense:
+            schedule.parallel(schedule.fuse(*spatial))
         start = schedule.decompose_reduction(schedule.get_sblock(BLOCK), part)
         schedule.vectorize(schedule.get_loops(start)[-1])
-
-    def add_parts_alone(self) -> None:
-        """Add up the sums of the parts in loops of their own; in parallel if there may be millions of sums."""
-        block = self.schedule.get_sblock(BLOCK)
-        *spatial, part = self.schedule.get_loops(block)
-        self.add_parts(spatial, part, parallel=self.form.is_dense)
 
     def write_alone(self, block: SBlockRV) -> None:
         """Schedule what comes after all sums in loops of its own."""
@@ -236,7 +187,7 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
     from tvm.s_tir import Schedule
 
     schedule = Schedule(module, seed=1)
-    writer = _inline(schedule, (*decisions.packed, form.computed))
+    writer = _inline(schedule, form.computed)
     program = _Program(schedule, form, decisions)
     block = schedule.get_sblock(BLOCK)
     *_, images, rows, _ = schedule.get_loops(block)
@@ -252,18 +203,15 @@ def build_program(module: IRModule, form: Form, decisions: Decisions) -> Schedul
     tile, total, parallel = program.add_chunks(name, chunk)
     if form.alone:
         if decisions.parts > 1:
-            program.add_parts_alone()
+            program.add_parts()
     elif decisions.parts == 1 and _joins(schedule, writer, form):
         schedule.reverse_compute_at(schedule.get_sblock(writer), parallel)
-    elif form.is_product:
-        program.write_product(writer)
     else:
         if decisions.parts > 1:
-            program.add_parts_alone()
+            program.add_parts()
         program.write_alone(schedule.get_sblock(writer))
     if form.padded:
         program.pad(total, parallel)
-    program.pack(total)
     if form.computed:
         program.compute(total)
     schedule.parallel(parallel)
@@ -282,13 +230,13 @@ def _joins(schedule: Schedule, writer: str, form: Form) -> bool:
     return "t" not in form.roles and written == math.prod(form.extents.values())
 
 
-def _inline(schedule: Schedule, kept: tuple[str, ...]) -> str:
-    """Inline all blocks except padding, the sum, the writer of the result, and others. Returns the writer's name."""
+def _inline(schedule: Schedule, computed: str) -> str:
+    """Inline all blocks but padding, ``computed``, the sum, and the writer of the result. Returns that one's name."""
     names = [str(schedule.get(b).name_hint) for b in schedule.get_child_blocks(schedule.get_sblock("root"))]
     writers = [name for name in names if not schedule.get_consumers(schedule.get_sblock(name))]
     if len(writers) != 1:
         raise FormError("a function of a sum over pixels has one result")
     for name in names:
-        if name not in (PAD, BLOCK, writers[0], *kept):
+        if name not in (PAD, BLOCK, writers[0], computed):
             schedule.compute_inline(schedule.get_sblock(name))
     return writers[0]

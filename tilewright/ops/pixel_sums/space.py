@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from tilewright.ops.pixel_sums.form import KIND, PACKS, TILED, Form, read_form
+from tilewright.ops.pixel_sums.form import KIND, TILED, Form, read_form
 from tilewright.ops.pixel_sums.program import OUTSIDE, Decisions, build_program
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
@@ -34,8 +34,7 @@ _BODY = 256
 _FAR_BYTES, _NEAR_BYTES = 10.0, 40.0
 #: The relative cost of a chunk of twice the size of which a cache holds all that is read again. (A choice.)
 _LARGE_COST = 0.1
-#: The same for the panel of a register tile if both operands lie in blocks. (1x1, 64 to 256 channels: a panel of 57 KB
-#: instead of 28 KB costs 3 %.)
+#: The same for the panel of a register tile. (1x1, 64 to 256 channels: a panel of 57 KB instead of 28 KB costs 3 %.)
 _PANEL_COST = 0.02
 #: The share of the second cache that holds an operand which is read again.
 _HELD = 0.8
@@ -67,14 +66,13 @@ class PixelSumsSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine it is scheduled for.
-        template: ``pixel_sums/4``; ``pixel_sums/2`` of products of matrices, which has the knob ``ahead``;
-            ``pixel_sums/3`` of other sums over all inputs and outputs.
+        template: ``pixel_sums/4``; ``pixel_sums/3`` of sums over all inputs and outputs.
         knobs: ``tile_o``, ``tile_y``, ``tile_x``, ``tile_u``: blocks of outputs, rows and columns of the kernel, and
             inputs in a register tile; ``chunks`` of images, then also of their rows, that are summed one after the
             other; ``parts`` of the chunks that run in parallel; ``outside``: the blocks around the chunks; ``unroll``:
-            columns that are written out; ``pad``: 1 pads each chunk just before its use; in a product of matrices 1
-            packs each chunk of the left one, 2 of the right one, and 3 of both; ``ahead``: whether the sums so far are
-            fetched while a tile is summed. A knob that the task does not need has one choice.
+            columns that are written out; ``pad``: 1 pads each chunk just before its use; ``ahead``: whether the sums so
+            far are fetched while a tile is summed, if these are the result. A knob that the task does not need has one
+            choice.
         has_loop_nest: false.
     """
 
@@ -95,9 +93,7 @@ class PixelSumsSpace(KnobsAlone):
         self._module, self._form = _read_sums(task)
         self._vectors = -(-self._form.extents["l"] // target.lanes)
         self.knobs: tuple[Knob, ...] = _knobs(self._form, target)
-        if self._form.is_product:
-            self.template = "pixel_sums/2"
-        elif self._form.is_dense:
+        if self._form.is_dense:
             self.template = "pixel_sums/3"
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
@@ -145,12 +141,6 @@ class PixelSumsSpace(KnobsAlone):
         config[_PAD] = len(self.knobs[_PAD]) - 1
         if self._form.alone:
             config[_AHEAD] = 1
-        if self._form.is_product:
-            # Packing the left matrix gains 3 to 8 %, and packing the right one nothing.
-            config[_PAD] = 1
-            config[_AHEAD] = 1  # 3.35 ms, not 3.60, for 2048 tokens and 256 x 1024; 3152 tokens gained 1 %
-            unrolled = self._combinations(config, (_COLUMNS,))
-            config = unrolled[self.valid(unrolled)][-1]
         return config
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
@@ -162,7 +152,6 @@ class PixelSumsSpace(KnobsAlone):
         choices = [choice[0] for choice in choices_of(self, config)]
         tile, (chunks, parts, outside, unroll, pad, *ahead) = choices[_TILE], choices[_CHUNKS:]
         images = min(chunks, self._form.batch)
-        packed = tuple(name for place, name in enumerate(PACKS) if self._form.is_product and pad >> place & 1)
         inside = pad == 1 and self._form.padded
         decisions = Decisions(
             dict(zip(TILED, tile, strict=True)),
@@ -172,7 +161,6 @@ class PixelSumsSpace(KnobsAlone):
             OUTSIDE[outside],
             unroll,
             inside,
-            packed,
             any(ahead),
         )
         with space_errors(f"config {config.tolist()} of {self.task.name!r} cannot be scheduled"):
@@ -201,9 +189,6 @@ class PixelSumsSpace(KnobsAlone):
         loads = outs * self._vectors + np.prod(inputs, axis=0) * (self._vectors if self._form.depthwise else 1)
         # A cycle has two multiply-adds and two loads. A sum is ready for the next addition after four cycles.
         busy = np.maximum(np.maximum(sums, loads) / 2, 4) + 0.05 * loads
-        if self._form.is_product:
-            # Both matrices come from the second cache: a vector of one, and a number of the other.
-            busy = busy + 0.25 * (outs * self._vectors + np.prod(inputs, axis=0) / self.target.lanes)
         tiles: NDArray[np.float64] = busy / values[:, _TILE].prod(axis=1)
         return tiles
 
@@ -253,21 +238,20 @@ class PixelSumsSpace(KnobsAlone):
         stays = sums / (left_blocks * right_blocks) <= target.l2 / 2
         moved = 2.0 * sums * chunks / np.where(stays, _NEAR_BYTES, _FAR_BYTES)
         moved += np.where(parts > 1, 2.0 * sums * parts, 0.0) / _FAR_BYTES
-        if not form.is_product:  # what the second cache holds as a whole is read once
-            right_blocks = np.where(tokens * left <= _HELD * target.l2, 1, right_blocks)
-            left_blocks = np.where(tokens * right <= _HELD * target.l2, 1, left_blocks)
-            moved += np.where(parts > 1, sums * parts, 0.0) / _FAR_BYTES  # results are written in another order
-            # Each tile of the kernel and of inputs reads the panel again.
-            again = tokens * right * extents["c"] * extents["u"] * kernel / values[:, 1:4].prod(axis=1)
-            moved += np.where(panel > target.l2 / 2, again, 0.0) / _FAR_BYTES
+        # What the second cache holds as a whole is read once.
+        right_blocks = np.where(tokens * left <= _HELD * target.l2, 1, right_blocks)
+        left_blocks = np.where(tokens * right <= _HELD * target.l2, 1, left_blocks)
+        moved += np.where(parts > 1, sums * parts, 0.0) / _FAR_BYTES  # results are written in another order
+        # Each tile of the kernel and of inputs reads the panel again.
+        again = tokens * right * extents["c"] * extents["u"] * kernel / values[:, 1:4].prod(axis=1)
+        moved += np.where(panel > target.l2 / 2, again, 0.0) / _FAR_BYTES
         moved += tokens * left * np.where(held, right_blocks, tiles) / _FAR_BYTES
         moved += tokens * right * left_blocks / _FAR_BYTES
         adds = tokens * left * right / 16.0 * kernel / (_ADDS * target.lanes)
         relative: NDArray[np.float64] = moved / adds
         # The caches hold other data, too.
         relative += _LARGE_COST * np.log2(np.maximum(1.0, chunk / (target.l2 / 8)))
-        weight = _LARGE_COST if form.is_product else _PANEL_COST
-        return relative + weight * np.log2(np.maximum(1.0, panel / (target.l1 / 4)))
+        return relative + _PANEL_COST * np.log2(np.maximum(1.0, panel / (target.l1 / 4)))
 
 
 def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
@@ -289,8 +273,8 @@ def _knobs(form: Form, target: Target) -> tuple[Knob, ...]:
         ChoiceKnob.of("parts", sorted(parts)),
         ChoiceKnob.of("outside", outside),
         ChoiceKnob.of("unroll", [d for d in divisors(form.cols) if d <= _UNROLL]),
-        ChoiceKnob.of("pad", [0, 1] if form.padded else [0, 1, 2, 3] if form.is_product else [0]),
-        *([ChoiceKnob.of("ahead", [0, 1])] if form.is_product or form.alone else []),
+        ChoiceKnob.of("pad", [0, 1] if form.padded else [0]),
+        *([ChoiceKnob.of("ahead", [0, 1])] if form.alone else []),
     )
 
 
