@@ -13,6 +13,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tilewright.graph.calls import replace_calls
 from tilewright.ops.mark import take_mark
 from tilewright.ops.pixel_sums import TOKEN_SUM, is_token_sum
 from tilewright.ops.token_product import KIND, TokenProduct, token_product
@@ -54,28 +55,22 @@ def join_column_sums(module: IRModule) -> IRModule:
     made: dict[TokenProduct, relax.GlobalVar] = {}
     found: dict[relax.Call, relax.Var] = {}
 
-    @relax.expr_functor.mutator
-    class Joiner(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no types
-        def visit_call_(self, call: relax.Call) -> relax.Expr:
-            if call in sums:
-                return found[sums[call]]
-            pair = products.get(call)
-            if pair is None:
-                return self.visit_expr_post_order(call)
-            form = dataclasses.replace(pair.form, sums=True)
-            if form not in made:
-                made[form] = self.builder_.add_func(token_product(form), KIND)
-            kinds = [relax.TensorType(shape, "float32") for shape in form.results.values()]
-            operands = [self.visit_expr(operand) for operand in call.args[1].fields]
-            both = self.builder_.emit(relax.call_tir(made[form], operands, kinds))
-            found[call] = self.builder_.emit(relax.TupleGetItem(both, 1))
-            return relax.TupleGetItem(both, 0)
+    def replace(walk: relax.PyExprMutator, call: relax.Call) -> relax.Expr | None:
+        if call in sums:
+            return found[sums[call]]
+        pair = products.get(call)
+        if pair is None:
+            return None
+        form = dataclasses.replace(pair.form, sums=True)
+        if form not in made:
+            made[form] = walk.builder_.add_func(token_product(form), KIND)
+        kinds = [relax.TensorType(shape, "float32") for shape in form.results.values()]
+        operands = [walk.visit_expr(operand) for operand in call.args[1].fields]
+        both = walk.builder_.emit(relax.call_tir(made[form], operands, kinds))
+        found[call] = walk.builder_.emit(relax.TupleGetItem(both, 1))
+        return relax.TupleGetItem(both, 0)
 
-    joiner = Joiner(module)
-    main = joiner.visit_expr(module["main"])
-    joined = joiner.builder_.get()
-    joined[joined.get_global_var("main")] = main
-    return relax.transform.DeadCodeElimination()(joined)
+    return replace_calls(module, replace)
 
 
 def _find_pairs(module: IRModule) -> list[_Pair]:

@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tilewright.errors import FormError
-from tilewright.graph.again import count_uses
-from tilewright.graph.sums import Pair, find_pairs, join_calls
+from tilewright.graph.pairs import Pair, find_pairs, join_calls
 from tilewright.ops.computed_sums import make_mark
 from tilewright.ops.elementwise.form import read_form
 from tilewright.ops.mark import UNMARKED, Mark
@@ -51,29 +49,24 @@ def join_computed(module: IRModule, marks: Mapping[str, Mark]) -> tuple[IRModule
     from tvm import relax
 
     known: dict[str, bool] = {}
-    uses = count_uses(module["main"])
 
-    def fits(first: relax.Call, second: relax.Call, source: relax.Expr) -> bool:
-        names = [str(call.args[0].name_hint) for call in (first, second)]
-        sums = marks[names[1]].kind == SUMS and names[1].startswith(WEIGHT_GRADIENT) and "u" in marks[names[1]].detail
-        if not sums or marks[names[0]] != UNMARKED or source.same_as(second.args[1].fields[0]):
+    def fits(pair: Pair) -> bool:
+        first, second = pair.names
+        sums = marks[second].kind == SUMS and second.startswith(WEIGHT_GRADIENT) and "u" in marks[second].detail
+        image = pair.first.ty_args[0]
+        if not sums or marks[first] != UNMARKED or not isinstance(image, relax.TensorType):
             return False
-        if not isinstance(source.ty, relax.TensorType):
+        shape, kernel = (tuple(int(d) for d in kind.shape.values) for kind in (image, pair.second.ty_args[0]))
+        if 4 * math.prod(shape) < _LARGE or not (pair.only or kernel[2:] == (1, 1)):
             return False
-        image, kernel = (tuple(int(d) for d in kind.shape.values) for kind in (source.ty, second.ty_args[0]))
-        if 4 * math.prod(image) < _LARGE or (uses[source] > 1 and kernel[2:] != (1, 1)):
-            return False
-        if names[0] not in known:
-            known[names[0]] = _is_elementwise(module, first)
-        return known[names[0]]
+        if first not in known:
+            known[first] = _is_elementwise(module, pair.first)
+        return known[first]
 
     def describe(pair: Pair) -> tuple[str, Mark]:
-        return WEIGHT_GRADIENT, make_mark(marks[str(pair.second.args[0].name_hint)])
+        return pair.make_name(WEIGHT_GRADIENT), make_mark(marks[pair.names[1]])
 
-    results = {binding.value: binding.var for block in module["main"].body.blocks for binding in block.bindings}
-    pairs = find_pairs(module, _GRADIENT, fits)
-    pairs = [replace(pair, only=uses[results[pair.first]] == 1) for pair in pairs]
-    return join_calls(module, marks, pairs, describe)
+    return join_calls(module, marks, find_pairs(module, _GRADIENT, fits, only=True), describe)
 
 
 def _is_elementwise(module: IRModule, call: relax.Call) -> bool:

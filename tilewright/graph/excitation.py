@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tilewright.graph.again import count_uses
+from tilewright.graph.calls import replace_calls
+from tilewright.graph.grouping import fuse
 from tilewright.ops.contraction.form import KIND as CONTRACTION
 from tilewright.ops.excitation import KIND
 from tilewright.ops.mark import UNMARKED, Mark
@@ -37,22 +39,16 @@ def join_excitations(module: IRModule, marks: Mapping[str, Mark]) -> tuple[IRMod
         return module, marks
     made: dict[tuple[str, ...], relax.GlobalVar] = {}
 
-    @relax.expr_functor.mutator
-    class Joiner(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no types
-        def visit_call_(self, call: relax.Call) -> relax.Expr:
-            chain = chains.get(call)
-            if chain is None:
-                return self.visit_expr_post_order(call)
-            names = tuple(part.name for part in chain)
-            if names not in made:
-                made[names] = self.builder_.add_func(_whole(chain), KIND)
-            return relax.Call(made[names], [self.visit_expr(operand) for operand in _operands(chain)])
+    def replace(walk: relax.PyExprMutator, call: relax.Call) -> relax.Expr | None:
+        chain = chains.get(call)
+        if chain is None:
+            return None
+        names = tuple(part.name for part in chain)
+        if names not in made:
+            made[names] = walk.builder_.add_func(_whole(chain), KIND)
+        return relax.Call(made[names], [walk.visit_expr(operand) for operand in _operands(chain)])
 
-    joiner = Joiner(module)
-    main = joiner.visit_expr(module["main"])
-    joined = joiner.builder_.get()
-    joined[joined.get_global_var("main")] = main
-    joined = relax.transform.DeadCodeElimination()(relax.transform.FuseTIR()(joined))
+    joined = fuse(replace_calls(module, replace))
     return joined, {**marks, **{str(var.name_hint): Mark(KIND) for var in made.values()}}
 
 

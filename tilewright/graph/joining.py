@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.graph.alternatives import find_used
 from tilewright.graph.attention import AttentionSite
+from tilewright.graph.calls import replace_calls
 from tilewright.graph.rewrite import Rewritten
 from tilewright.graph.weights import Recipe
 from tilewright.ops.attention import Attention, attention
@@ -44,36 +45,30 @@ def join_sites(
     weights: dict[Recipe, relax.Var] = {}
     moved: dict[tuple[relax.Expr, tuple[int, ...]], relax.Var] = {}
 
-    @relax.expr_functor.mutator
-    class Joiner(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no types
-        def visit_call_(self, call: relax.Call) -> relax.Expr:
-            site = chosen.get(call)
-            if site is None:
-                return self.visit_expr_post_order(call)
-            if site.form not in functions:
-                functions[site.form] = self.builder_.add_func(attention(site.form), "attention")
-            operands = [self.give(site, place) for place in range(len(site.operands))]
-            return relax.call_tir(functions[site.form], operands, call.ty_args[0])
+    def join(walk: relax.PyExprMutator, call: relax.Call) -> relax.Expr | None:
+        site = chosen.get(call)
+        if site is None:
+            return None
+        if site.form not in functions:
+            functions[site.form] = walk.builder_.add_func(attention(site.form), "attention")
+        operands = [give(walk, site, place) for place in range(len(site.operands))]
+        return relax.call_tir(functions[site.form], operands, call.ty_args[0])
 
-        def give(self, site: AttentionSite, place: int) -> relax.Expr:
-            """An operand, with its dimensions in the order in which the function reads them."""
-            recipe, order = site.recipes.get(place), site.orders.get(place)
-            if recipe is not None:
-                var = relax.Var(f"j{len(weights)}", relax.TensorType(recipe.shape, recipe.dtype))
-                return weights.setdefault(recipe, var)
-            operand = self.visit_expr(site.operands[place])
-            if order is None:
-                return operand
-            key = site.operands[place], order  # the attentions of all layers may have the same mask
-            if key not in moved:
-                moved[key] = self.builder_.emit(relax.op.permute_dims(operand, list(order)))
-            return moved[key]
+    def give(walk: relax.PyExprMutator, site: AttentionSite, place: int) -> relax.Expr:
+        """An operand, with its dimensions in the order in which the function reads them."""
+        recipe, order = site.recipes.get(place), site.orders.get(place)
+        if recipe is not None:
+            var = relax.Var(f"j{len(weights)}", relax.TensorType(recipe.shape, recipe.dtype))
+            return weights.setdefault(recipe, var)
+        operand = walk.visit_expr(site.operands[place])
+        if order is None:
+            return operand
+        key = site.operands[place], order  # the attentions of all layers may have the same mask
+        if key not in moved:
+            moved[key] = walk.builder_.emit(relax.op.permute_dims(operand, list(order)))
+        return moved[key]
 
-    joiner = Joiner(rewritten.module)
-    main = joiner.visit_expr(rewritten.module["main"])
-    module = joiner.builder_.get()
-    module[module.get_global_var("main")] = main
-    module = relax.transform.DeadCodeElimination()(module)
+    module = replace_calls(rewritten.module, join)
     main = module["main"]
     used = find_used(main)
     pairs = [pair for pair in zip(main.params[inputs:], rewritten.recipes, strict=True) if pair[0] in used]

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tilewright.graph.again import count_uses
+from tilewright.graph.calls import replace_calls
 from tilewright.ops.norms import GRADIENT, NORM, NormGradient, TrainingNorm, norm_gradient, training_norm
 from tilewright.ops.pixel_sums import NORM_SUMS
 from tilewright.ops.rows import LAYER_NORM_GRADIENT, ROW_MOMENTS
@@ -65,33 +66,27 @@ def join_norms(module: IRModule, moments: Mapping[str, float], lanes: int) -> IR
     made: dict[TrainingNorm | NormGradient, relax.GlobalVar] = {}
     pairs: dict[relax.Call, relax.Var] = {}
 
-    @relax.expr_functor.mutator
-    class Joiner(relax.PyExprMutator):  # type: ignore[misc]  # TVM has no types
-        def visit_call_(self, call: relax.Call) -> relax.Expr:
-            if call in sites.seconds:
-                return relax.TupleGetItem(pairs[sites.seconds[call]], 1)
-            if call in sites.sums:
-                return relax.op.reshape(relax.TupleGetItem(pairs[sites.sums[call]], 0), call.ty.shape)
-            form = sites.firsts.get(call)
-            if form is None:
-                return self.visit_expr_post_order(call)
-            if form not in made:
-                norm = isinstance(form, TrainingNorm)
-                function = training_norm(form) if isinstance(form, TrainingNorm) else norm_gradient(form)
-                made[form] = self.builder_.add_func(function, NORM if norm else GRADIENT)
-            operands = [self.visit_expr(operand) for operand in call.args[1].fields]
-            if call in sites.residuals:
-                residual = relax.op.reshape(self.visit_expr(sites.residuals[call]), (form.rows, form.columns))
-                operands.append(self.builder_.emit(residual))
-            kinds = [relax.TensorType(shape, "float32") for shape in form.results.values()]
-            pairs[call] = self.builder_.emit(relax.call_tir(made[form], operands, kinds))
-            return relax.TupleGetItem(pairs[call], 0)
+    def replace(walk: relax.PyExprMutator, call: relax.Call) -> relax.Expr | None:
+        if call in sites.seconds:
+            return relax.TupleGetItem(pairs[sites.seconds[call]], 1)
+        if call in sites.sums:
+            return relax.op.reshape(relax.TupleGetItem(pairs[sites.sums[call]], 0), call.ty.shape)
+        form = sites.firsts.get(call)
+        if form is None:
+            return None
+        if form not in made:
+            norm = isinstance(form, TrainingNorm)
+            function = training_norm(form) if isinstance(form, TrainingNorm) else norm_gradient(form)
+            made[form] = walk.builder_.add_func(function, NORM if norm else GRADIENT)
+        operands = [walk.visit_expr(operand) for operand in call.args[1].fields]
+        if call in sites.residuals:
+            residual = relax.op.reshape(walk.visit_expr(sites.residuals[call]), (form.rows, form.columns))
+            operands.append(walk.builder_.emit(residual))
+        kinds = [relax.TensorType(shape, "float32") for shape in form.results.values()]
+        pairs[call] = walk.builder_.emit(relax.call_tir(made[form], operands, kinds))
+        return relax.TupleGetItem(pairs[call], 0)
 
-    joiner = Joiner(module)
-    main = joiner.visit_expr(module["main"])
-    joined = joiner.builder_.get()
-    joined[joined.get_global_var("main")] = main
-    return relax.transform.DeadCodeElimination()(joined)
+    return replace_calls(module, replace)
 
 
 def _find_sites(module: IRModule, moments: Mapping[str, float], lanes: int) -> _Sites:

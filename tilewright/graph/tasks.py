@@ -13,6 +13,7 @@ from tilewright.errors import TilewrightError, UnsupportedOperatorError
 from tilewright.executable.plan import Plan
 from tilewright.executable.planner import make_plan
 from tilewright.frontend.network import Network
+from tilewright.graph.activations import join_activations
 from tilewright.graph.alternatives import replace_groups, splice
 from tilewright.graph.attention import AttentionSite, find_attentions
 from tilewright.graph.computed import join_computed
@@ -21,7 +22,6 @@ from tilewright.graph.excitation import join_excitations
 from tilewright.graph.expansions import Joint, count_joints, join_pairs
 from tilewright.graph.grouping import enter_context, fuse, group
 from tilewright.graph.joining import join_sites, separate_site
-from tilewright.graph.pairs import join_activations
 from tilewright.graph.rewrite import Rewritten, rewrite
 from tilewright.graph.sums import join_statistics
 from tilewright.graph.task_use import TaskUse, find_weights, key_of, make_use, strip, task_of
@@ -224,7 +224,8 @@ def _with_algorithms(
         marks |= {new: replacements[group].marks[old] for (group, old), new in names.items()}
         keys = {form.keys for form in joined if isinstance(form, Joint)}
         if keys:
-            module, marks = join_pairs(module, marks, keys)
+            module, found = join_pairs(module, marks, keys)
+            marks = dict(found)
     return _list_tasks(network, target, extraction.rewritten, module, recipes, marks, extraction._direct)
 
 

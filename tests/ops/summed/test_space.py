@@ -10,7 +10,7 @@ import pytest
 from tests.kernels import call_kernel
 from tests.models import TARGET
 from tests.targets import require
-from tilewright.graph.sums import join_functions
+from tilewright.graph.pairs import join_functions
 from tilewright.graph.task_use import key_of, make_use, strip
 from tilewright.ops import contraction, depthwise_gradient, winograd
 from tilewright.ops.mark import take_mark
@@ -52,14 +52,19 @@ BASES: dict[str, tuple[Any, list[tuple[int, ...]], tuple[int, ...]]] = {
 
 def make_task(name: str, products: bool) -> tuple[Task, Any]:
     """A task with sums, and the function without them."""
+    from tvm import relax
+
     function, shapes, image = BASES[name]
     n, blocks, height, width, lanes = image
     sums = channel_statistics(Statistics((n, blocks * lanes, height, width), products), image)
     bare, mark = take_mark(function)
     count = len(shapes)
     reads = (None, count, count + 1) if products else (None,)
-    kinds = [*shapes, *((image, (blocks * lanes,)) if products else ())]
-    joined, _ = take_mark(join_functions(bare, sums, kinds, tuple(range(count)), reads, (image, (2, blocks * lanes))))
+    operands = [*shapes, *((image, (blocks * lanes,)) if products else ())]
+    kinds, results = (
+        [relax.TensorType(shape, "float32") for shape in each] for each in (operands, (image, (2, blocks * lanes)))
+    )
+    joined, _ = take_mark(join_functions(bare, sums, kinds, (range(count), reads), (results[0], results[1])))
     stripped = strip(joined)
     return make_use(key_of(stripped), ["summed"], stripped, make_mark(mark), 1, ()).task, bare
 
