@@ -21,8 +21,8 @@ from tilewright.ops.vectors import fit_vector
 from tilewright.ops.written import read_written, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
-from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors
+from tilewright.space.ranked import RankedSpace
 from tilewright.space.space import PLAIN_CODE, Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
@@ -73,7 +73,7 @@ class _Columns:
 _read_byte_attention = FormReader(lambda task: read_written(task, BYTE_KIND, ByteAttention.parse, byte_attention))
 
 
-class ByteAttentionSpace(KnobsAlone):
+class ByteAttentionSpace(RankedSpace):
     """The programs of one attention of bytes.
 
     Attributes:
@@ -133,21 +133,9 @@ class ByteAttentionSpace(KnobsAlone):
         ok &= (configs[:, 4] == 0) | ((c.parts < blocks) & (-(-blocks // -(-blocks // c.parts)) == c.parts))
         return ok
 
-    def default(self) -> NDArray[np.int32]:
-        """The config with the fewest estimated cycles. ``(knobs,)``."""
-        return np.array(self._best[0])
-
-    def likely(self, count: int) -> Configs:
-        """The default, then configs of other tiles with the next fewest cycles. ``(at most count, knobs)``."""
-        return np.array(self._best[:count])
-
-    @cached_property
-    def _best(self) -> Configs:
+    def _rank(self) -> Configs:
         """Configs by their estimated cycles, fewest first. No two have the same tiles."""
-        free = [0, 1, 2, 4]
-        grid = np.indices([len(self.knobs[i]) for i in free]).reshape(len(free), -1).T
-        configs = np.zeros((len(grid), len(self.knobs)), dtype=np.int32)
-        configs[:, free] = grid
+        configs = self._combine([0, 1, 2, 4])
         configs[:, 3] = len(self.knobs[3]) - 1
         configs[:, 5] = self._form.work >= _PARALLEL_WORK
         configs = configs[self.valid(configs)]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +19,8 @@ from tilewright.ops.vectors import fit_vector
 from tilewright.ops.written import read_written, schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
-from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import space_errors
+from tilewright.space.ranked import RankedSpace
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
@@ -80,7 +79,7 @@ class _Columns:
 _read_attention = FormReader(lambda task: read_written(task, KIND, Attention.parse, attention))
 
 
-class AttentionSpace(KnobsAlone):
+class AttentionSpace(RankedSpace):
     """The programs of one attention.
 
     Attributes:
@@ -142,21 +141,9 @@ class AttentionSpace(KnobsAlone):
         ok &= (c.copies == 0) | (configs[:, 5] > 0)
         return ok
 
-    def default(self) -> NDArray[np.int32]:
-        """The config with the fewest estimated cycles. ``(knobs,)``."""
-        return np.array(self._best[0])
-
-    def likely(self, count: int) -> Configs:
-        """The default, then configs of other tiles with the next fewest cycles. ``(at most count, knobs)``."""
-        return np.array(self._best[:count])
-
-    @cached_property
-    def _best(self) -> Configs:
+    def _rank(self) -> Configs:
         """Configs by their estimated cycles, fewest first. No two have the same blocks and tiles."""
-        free = [0, 1, 2, 3, 5, 6]
-        grid = np.indices([len(self.knobs[i]) for i in free]).reshape(len(free), -1).T
-        configs = np.zeros((len(grid), len(self.knobs)), dtype=np.int32)
-        configs[:, free] = grid
+        configs = self._combine([0, 1, 2, 3, 5, 6])
         configs[:, 4] = len(self.knobs[4]) - 1
         configs[:, 7] = self._form.work >= _PARALLEL_WORK
         configs = configs[self.valid(configs)]

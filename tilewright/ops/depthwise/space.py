@@ -17,8 +17,8 @@ from tilewright.ops.depthwise.row_writer import tiles_of
 from tilewright.ops.written import schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
-from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.ranked import RankedSpace
 from tilewright.space.space import PLAIN_CODE, Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
@@ -54,7 +54,7 @@ def _analyse(task: Task) -> Depthwise:
 _read = FormReader(_analyse)
 
 
-class DepthwiseSpace(KnobsAlone):
+class DepthwiseSpace(RankedSpace):
     """The programs of one depthwise convolution.
 
     Attributes:
@@ -121,19 +121,10 @@ class DepthwiseSpace(KnobsAlone):
         ok &= (down == 0) | (columns < form.columns.outputs)  # one tile is a row
         return ok
 
-    def default(self) -> NDArray[np.int32]:
-        """The config with the fewest estimated cycles. ``(knobs,)``."""
-        return np.array(self._best[0])
-
-    def likely(self, count: int) -> Configs:
-        """The default, then configs with other tiles and the next fewest cycles. ``(at most count, knobs)``."""
-        return np.array(self._best[:count])
-
-    @cached_property
-    def _best(self) -> Configs:
+    def _rank(self) -> Configs:
         """Configs by their estimated cycles, fewest first."""
         form = self._form
-        configs = np.indices([len(knob) for knob in self.knobs]).reshape(len(self.knobs), -1).T.astype(np.int32)
+        configs = self._combine()
         configs = np.asarray(configs[configs[:, 3] == 0], dtype=np.int32)
         work = form.batch * form.blocks * form.lanes * form.rows.outputs * form.columns.outputs
         large = work * form.rows.taps * form.columns.taps >= _PARALLEL_WORK
@@ -158,9 +149,6 @@ class DepthwiseSpace(KnobsAlone):
             cost = cost + np.where((parallel > 0) & (parts < cores), _FAR_BYTE * image, 0.0)
         cost = cost * np.where(down > 0, 1.01, 1)
         return np.asarray(configs[cost.argsort(kind="stable")], dtype=np.int32)
-
-    def _values(self, configs: Configs) -> list[NDArray[np.int64]]:
-        return [knob.table.take(configs[:, i], axis=0)[:, 0] for i, knob in enumerate(self.knobs)]
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
         """The program of one config.

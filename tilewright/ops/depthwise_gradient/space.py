@@ -16,8 +16,8 @@ from tilewright.ops.depthwise_gradient.program import Nest, find_reads, find_til
 from tilewright.ops.written import schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob
-from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import form_errors, space_errors
+from tilewright.space.ranked import RankedSpace
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
@@ -46,7 +46,7 @@ def _analyse(task: Task) -> Depthwise:
 _read = FormReader(_analyse)
 
 
-class DepthwiseGradientSpace(KnobsAlone):
+class DepthwiseGradientSpace(RankedSpace):
     """The programs of the gradient of one depthwise convolution's data.
 
     Attributes:
@@ -94,14 +94,6 @@ class DepthwiseGradientSpace(KnobsAlone):
         ok &= (parallel == 0) | (form.batch * form.blocks * parts > 1)
         return ok
 
-    def default(self) -> NDArray[np.int32]:
-        """The config with the fewest estimated cycles. ``(knobs,)``."""
-        return np.array(self._best[0])
-
-    def likely(self, count: int) -> Configs:
-        """The default, then configs with the next fewest cycles. ``(at most count, knobs)``."""
-        return np.array(self._best[:count])
-
     @cached_property
     def _written(self) -> NDArray[np.int64]:
         """The multiply-adds that are written out for each choice of columns."""
@@ -110,11 +102,10 @@ class DepthwiseGradientSpace(KnobsAlone):
         found = [sum(len(_reads_of(form, tile.first, tile.columns)) for tile in some) for some in tiles]
         return np.asarray(found, dtype=np.int64) * (form.rows.taps + form.rows.stride)
 
-    @cached_property
-    def _best(self) -> Configs:
+    def _rank(self) -> Configs:
         """Configs by their estimated cycles, fewest first."""
         form = self._form
-        configs = np.indices([len(knob) for knob in self.knobs]).reshape(len(self.knobs), -1).T.astype(np.int32)
+        configs = self._combine()
         work = form.batch * form.blocks * form.lanes * form.rows.outputs * form.columns.outputs
         large = work * form.rows.taps * form.columns.taps >= _PARALLEL_WORK
         parts = self._values(configs)[1]
@@ -139,9 +130,6 @@ class DepthwiseGradientSpace(KnobsAlone):
             # The taps of all rows of a group are those of the kernel.
             total += tile.count * (form.rows.taps * spilled * busy + form.rows.stride * (2 * tile.columns + 6))
         return total
-
-    def _values(self, configs: Configs) -> list[NDArray[np.int64]]:
-        return [knob.table.take(configs[:, i], axis=0)[:, 0] for i, knob in enumerate(self.knobs)]
 
     def schedule(self, config: NDArray[np.int32]) -> Schedule:
         """The program of one config.

@@ -19,8 +19,8 @@ from tilewright.ops.expansion.program import Nest, ring_rows, write_expansion
 from tilewright.ops.written import schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
-from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.ranked import RankedSpace
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
@@ -70,7 +70,7 @@ def _analyse(task: Task) -> Expansion:
 _read = FormReader(_analyse)
 
 
-class ExpansionSpace(KnobsAlone):
+class ExpansionSpace(RankedSpace):
     """The programs of a 1x1 convolution and the depthwise one that follows it.
 
     Attributes:
@@ -132,21 +132,9 @@ class ExpansionSpace(KnobsAlone):
         ok &= (c.parallel == 0) | (self._chunks(c) > 1)
         return ok
 
-    def default(self) -> NDArray[np.int32]:
-        """The config with the fewest estimated cycles. ``(knobs,)``."""
-        return np.array(self._best[0])
-
-    def likely(self, count: int) -> Configs:
-        """The default, then configs of other tiles with the next fewest cycles. ``(at most count, knobs)``."""
-        return np.array(self._best[:count])
-
-    @cached_property
-    def _best(self) -> Configs:
+    def _rank(self) -> Configs:
         """Configs by their estimated cycles, fewest first. No two have the same groups, tiles and parts."""
-        free = [0, 1, 3, 4, 5]
-        grid = np.indices([len(self.knobs[i]) for i in free]).reshape(len(free), -1).T
-        configs = np.zeros((len(grid), len(self.knobs)), dtype=np.int32)
-        configs[:, free] = grid
+        configs = self._combine([0, 1, 3, 4, 5])
         configs[:, 2] = min(1, len(self.knobs[2]) - 1)
         c = self._columns(configs)
         configs[:, 6] = (self._chunks(c) > 1) & (self._form.work >= _PARALLEL_WORK)
@@ -227,7 +215,7 @@ class ExpansionSpace(KnobsAlone):
             return schedule_statements(self._form.depthwise.module["main"], body, buffers)
 
     def _columns(self, configs: Configs) -> _Columns:
-        return _Columns(*(knob.table.take(configs[:, i], axis=0)[:, 0] for i, knob in enumerate(self.knobs)))
+        return _Columns(*self._values(configs))
 
 
 def _fits(form: Expansion, target: Target) -> bool:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +18,8 @@ from tilewright.ops.mlp.program import Nest, write_mlp
 from tilewright.ops.written import schedule_statements
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, divisors
-from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.ranked import RankedSpace
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
@@ -73,7 +72,7 @@ def _analyse(task: Task) -> Mlp:
 _read = FormReader(_analyse)
 
 
-class MlpSpace(KnobsAlone):
+class MlpSpace(RankedSpace):
     """The programs of an MLP: two dense layers, one after the other.
 
     Attributes:
@@ -127,21 +126,9 @@ class MlpSpace(KnobsAlone):
         ok &= (c.parallel == 0) | (c.chunks > 1)
         return ok
 
-    def default(self) -> NDArray[np.int32]:
-        """The config with the fewest estimated cycles. ``(knobs,)``."""
-        return np.array(self._best[0])
-
-    def likely(self, count: int) -> Configs:
-        """The default, then configs of other tiles with the next fewest cycles. ``(at most count, knobs)``."""
-        return np.array(self._best[:count])
-
-    @cached_property
-    def _best(self) -> Configs:
+    def _rank(self) -> Configs:
         """Configs by their estimated cycles, fewest first. No two have the same chunks and tiles."""
-        free = [0, 1, 2, 3]
-        grid = np.indices([len(self.knobs[i]) for i in free]).reshape(len(free), -1).T
-        configs = np.zeros((len(grid), len(self.knobs)), dtype=np.int32)
-        configs[:, free] = grid
+        configs = self._combine([0, 1, 2, 3])
         configs[:, 4] = len(self.knobs[4]) - 1
         configs[:, 5] = (self._columns(configs).chunks > 1) & (self._form.work >= _PARALLEL_WORK)
         configs = configs[self.valid(configs)]
@@ -186,7 +173,7 @@ class MlpSpace(KnobsAlone):
             return schedule_statements(main, *write_mlp(self._form, nest))
 
     def _columns(self, configs: Configs) -> _Columns:
-        return _Columns(*(knob.table.take(configs[:, i], axis=0)[:, 0] for i, knob in enumerate(self.knobs)))
+        return _Columns(*self._values(configs))
 
 
 def _blocks(layer: Dense) -> list[int]:

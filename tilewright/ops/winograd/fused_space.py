@@ -13,7 +13,6 @@ again. The groups inside keep M small.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,8 +24,8 @@ from tilewright.ops.winograd.expression import BACK, DATA, INVERSE, KIND, PAD, P
 from tilewright.ops.winograd.staged_space import keep_stages, straight
 from tilewright.space.configs import choices_of
 from tilewright.space.knob import ChoiceKnob, Knob, SplitKnob, divisors
-from tilewright.space.knobs_alone import KnobsAlone
 from tilewright.space.module import form_errors, space_errors, task_module
+from tilewright.space.ranked import RankedSpace
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.space.template import FormReader
 from tilewright.target import Target
@@ -119,7 +118,7 @@ def _analyse(task: Task) -> tuple[IRModule, _Form]:
 _read_fused = FormReader(_analyse)
 
 
-class FusedWinogradSpace(KnobsAlone):
+class FusedWinogradSpace(RankedSpace):
     """The programs of one convolution by Winograd's algorithm.
 
     Attributes:
@@ -168,20 +167,9 @@ class FusedWinogradSpace(KnobsAlone):
         ok &= (c.pad == _PAD_ROW) | (c.height * self._form.inputs > 1)
         return ok
 
-    def default(self) -> NDArray[np.int32]:
-        """The config with the fewest estimated cycles. ``(knobs,)``."""
-        return np.array(self._best[0])
-
-    def likely(self, count: int) -> Configs:
-        """The default, then configs of other tiles with the next fewest cycles. ``(at most count, knobs)``."""
-        return np.array(self._best[:count])
-
-    @cached_property
-    def _best(self) -> Configs:
+    def _rank(self) -> Configs:
         """Configs by their estimated cycles, fewest first. No two have the same register tile and stripe."""
-        grid = np.indices([len(knob) for knob in self.knobs[:4]]).reshape(4, -1).T
-        configs = np.zeros((len(grid), len(self.knobs)), dtype=np.int32)
-        configs[:, :4] = grid
+        configs = self._combine(range(4))
         configs[:, 4] = len(self.knobs[4]) - 1
         configs = configs[self.valid(configs)]
         c = self._columns(configs)
