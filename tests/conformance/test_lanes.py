@@ -6,8 +6,9 @@ What is compiled for more lanes than this machine has is compiled here, and run 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,12 @@ from tests.targets import LANES, lack, lane_target
 from tilewright.compiling.build import build
 from tilewright.compiling.kernels import Kernels
 from tilewright.compiling.objects import SharedObjects
+from tilewright.graph.tasks import Extraction
 from tilewright.space.configs import sample
 from tilewright.space.module import task_module
+
+if TYPE_CHECKING:
+    from tvm.tirx import PrimFunc
 
 #: Random configs of each task; its default is what the network is built with.
 COUNT = 1
@@ -56,9 +61,21 @@ def test_the_same_templates_serve_a_network_whatever_the_lanes(name: str) -> Non
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[int, SharedObjects]:
-    """Objects that all networks share, by the lanes. Their kernels check no arguments; those of 8 lanes do."""
+    """Objects that all networks share, by the lanes. Their kernels check no arguments (:func:`check_calls` does)."""
     folder = tmp_path_factory.mktemp("objects")
     return {lanes: SharedObjects(folder / f"{lanes}", lane_target(lanes)) for lanes in LANES if lanes != 8}
+
+
+def check_calls(extraction: Extraction, programs: Mapping[str, PrimFunc]) -> None:
+    """What kernels would check of the tensors that the plan gives them: how many there are, shapes, and types."""
+    assert extraction.plan is not None
+    functions = {var.name_hint: function for var, function in extraction.module.functions_items()}
+    functions |= {name: programs[use.task.key] for use in extraction.uses for name in use.functions}
+    for call in extraction.plan.calls:
+        if call.kernel:
+            given = [extraction.plan.tensors[number] for number in call.tensors]
+            wanted = [(tuple(int(n) for n in p.ty.shape), str(p.ty.dtype)) for p in functions[call.kernel].params]
+            assert [(tensor.shape, tensor.dtype) for tensor in given] == wanted, call.kernel
 
 
 @each_lanes
@@ -67,8 +84,9 @@ def test_a_network_computes_what_onnx_runtime_does(
     name: str, lanes: int, tmp_path: Path, objects: dict[int, SharedObjects]
 ) -> None:
     extraction = extraction_of(name, lanes)
-    kernels = Kernels(extraction, tmp_path / "kernels", objects.get(lanes))
-    executable = build(extraction, defaults(extraction), tmp_path / "out", {}, kernels)
+    kernels, programs = Kernels(extraction, tmp_path / "kernels", objects.get(lanes)), defaults(extraction)
+    check_calls(extraction, programs)
+    executable = build(extraction, programs, tmp_path / "out", {}, kernels)
     if not lack(extraction.target):
         error = network_error(executable, extraction.network)
         assert error is not None
