@@ -24,6 +24,7 @@ from tilewright.training.parts import Part, divide  # noqa: E402
 from tilewright.training.preparing import Preparation  # noqa: E402
 from tilewright.training.proofs import Proofs  # noqa: E402
 from tilewright.training.recording import name_values  # noqa: E402
+from tilewright.training.storage import Storages  # noqa: E402
 from tilewright.training.worker import Order  # noqa: E402
 
 pytestmark = runs
@@ -83,18 +84,32 @@ def test_a_part_changes_between_two_steps(begun: tuple[Proofs, LivePart], tmp_pa
     proofs, live = begun
     proofs.settle()
     assert proofs.waiting  # no step has come
-    live(*draw())
+    live(list(draw()))
     adopt([live])
     assert (live.state, live.counts.ours) == ("waiting", 0)  # nothing is proven yet
     proofs.settle()
     assert not proofs.waiting
-    live(*draw())
+    live(list(draw()))
     assert (live.state, live.counts.ours) == ("ready", 0)  # this step began before
     adopt([live])
     taken = draw()
-    torch.testing.assert_close(live(*taken)[0], compute(*taken)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(live(list(taken))[0], compute(*taken)[0], rtol=1e-4, atol=1e-4)
     assert (live.state, live.counts.ours, live.counts.theirs) == ("running", 1, 2)
     assert list(tmp_path.glob("*.copies")) == []
+
+
+def test_memory_is_kept_once_no_part_waits(begun: tuple[Proofs, LivePart], process: Process) -> None:
+    proofs, live = begun
+    live._storages = storages = Storages()
+    other = LivePart(process.part, "another")
+    live(list(draw()))
+    proofs.settle()
+    adopt([live, other])
+    assert live.state == "running"
+    assert not storages.keeps  # what PyTorch's part frees, it may use again
+    other.leave("for a test")
+    adopt([live, other])
+    assert storages.keeps
 
 
 def test_a_wrong_kernel_is_refused(begun: tuple[Proofs, LivePart], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +121,7 @@ def test_a_wrong_kernel_is_refused(begun: tuple[Proofs, LivePart], monkeypatch: 
         ctypes.cast(addresses[-1], ctypes.POINTER(ctypes.c_float))[0] += 1.0
 
     monkeypatch.setattr(PlanProgram, "run_in_place", run_wrongly)
-    live(*draw())
+    live(list(draw()))
     proofs.settle()
     assert live.state == "left"
     assert "differ from PyTorch's" in live.reason
@@ -117,7 +132,7 @@ def test_a_step_that_is_not_finite_proves_nothing(begun: tuple[Proofs, LivePart]
     for number, state in ((float("nan"), "waiting"), (float("inf"), "waiting"), (1.0, "ready")):
         b, x, w = draw()
         x[0, 0] *= number
-        live(b, x, w)
+        live([b, x, w])
         proofs.settle()
         assert live.state == state
 
@@ -125,7 +140,7 @@ def test_a_step_that_is_not_finite_proves_nothing(begun: tuple[Proofs, LivePart]
 @pytest.mark.parametrize(("deaths", "state"), [(1, "ready"), (2, "left")])
 def test_a_crash_costs_a_process(deaths: int, state: str, process: Process, begun: tuple[Proofs, LivePart]) -> None:
     proofs, live = begun
-    live(*draw())
+    live(list(draw()))
     process.deaths = deaths
     proofs.settle()
     assert live.state == state
@@ -137,14 +152,14 @@ def test_a_fork_leaves_the_files_to_its_parent(begun: tuple[Proofs, LivePart], t
     (path,) = tmp_path.glob("*.copies")
     before = path.read_bytes()
     proofs.cancel()
-    live(*draw())
+    live(list(draw()))
     assert path.read_bytes() == before
 
 
 def test_a_full_disk_has_a_step_prove(begun: tuple[Proofs, LivePart], monkeypatch: pytest.MonkeyPatch) -> None:
     proofs, live = begun
     b, x, w = draw()
-    live(b, x * float("nan"), w)
+    live([b, x * float("nan"), w])
 
     def refuse(*_: object) -> None:
         raise OSError("No space left on device")
@@ -152,7 +167,7 @@ def test_a_full_disk_has_a_step_prove(begun: tuple[Proofs, LivePart], monkeypatc
     monkeypatch.setattr(proofs_module, "Recording", refuse)
     proofs.settle()
     assert (live.state, live.counts.ours, proofs.waiting) == ("ready", 0, False)
-    live(*draw())
+    live(list(draw()))
     assert (live.state, live.counts.ours, live.counts.theirs) == ("running", 1, 2)
 
 
@@ -164,6 +179,6 @@ def test_what_no_step_has_copied_is_given_back(
     assert (order.part, prepared) == (live, process.prepared)
     assert not proofs.waiting
     assert list(tmp_path.glob("*.copies")) == []
-    live(*draw())  # copies nothing
+    live(list(draw()))  # copies nothing
     proofs.settle()
     assert live.state == "waiting"

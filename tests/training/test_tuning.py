@@ -306,13 +306,13 @@ def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path
     part = divide(trace(64))[1][0]
     live = LivePart(part, "part")
     x = tuple(torch.randn(*layout.shape) for layout in live.inputs)
-    wanted = live(*x)[0]
+    wanted = live(list(x))[0]
     preparation = Preparation(Options(mode="background"), tmp_path)
     request = Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key="part")
     prepared = preparation.prepare(request)
     live.offer(load_executable(prepared.out))
     for call in range(1000):  # it is proven, and then timed
-        torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(live(list(x))[0], wanted, rtol=1e-4, atol=1e-4)
         if call > 1 and live.kernel_seconds:
             break
     assert live.kernel_seconds
@@ -323,7 +323,7 @@ def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path
     contest = live.hold_contest(load_executable(proposal.out), proposal.variants, proposal.expected)
     assert contest is not None
     for call in range(10_000):
-        torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(live(list(x))[0], wanted, rtol=1e-4, atol=1e-4)
         if call > 98 and contest.over.is_set():
             break
     assert contest.over.is_set()
@@ -335,7 +335,7 @@ def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path
     assert improved.tuned >= 1
     live.offer(load_executable(improved.out), improved.checked)
     before = live.counts.theirs
-    torch.testing.assert_close(live(*x)[0], wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(live(list(x))[0], wanted, rtol=1e-4, atol=1e-4)
     assert live.counts.theirs == before  # nothing is proven once more
 
 

@@ -51,8 +51,9 @@ class Arena:
         """Have at least ``size`` bytes. What the arena held is lost."""
         with self.lock:
             if size > len(self.memory):
-                self.memory = allocate_aligned(size)
+                self.memory = _align(np.zeros(size + ALIGNMENT, dtype=np.uint8))  # the former memory is given back now
                 self.address = self.memory.ctypes.data
+                self.memory[:] = 0
 
 
 class Memory:

@@ -26,6 +26,7 @@ import torch
 from tilewright.executable.executable import Executable
 from tilewright.executable.program import PlanProgram, Variants
 from tilewright.frontend.torch.part import Layout
+from tilewright.training.boxing import box, copy_module
 from tilewright.training.cache import KeptProof
 from tilewright.training.contest import Contest
 from tilewright.training.orders import KernelTask
@@ -74,7 +75,9 @@ class _Counts:
 
 
 class LivePart(torch.nn.Module):  # type: ignore[misc]
-    """A part of a step's graph. A call with its tensors gives its results, by the faster of PyTorch's and our kernels.
+    """A part of a step's graph. A call with the list of its tensors gives its results, and may empty the list.
+
+    The results come from the faster of PyTorch's and our kernels.
 
     Args:
         part: the part.
@@ -99,6 +102,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self.inputs, self.outputs = find_layouts(part.module, kept)
         self.signature = Signature(self.inputs, self.outputs, *find_names(part.module))
         self._module = accept_blocks(part.module, self.inputs)
+        self._run_module = box(copy_module(self._module))
         self.state: State = "waiting"
         self.reason = ""
         self.counts = _Counts()
@@ -209,7 +213,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         """Whether PyTorch's kernels are faster than ours at present. Then PyTorch's run, until ours are better."""
         return self._pace_of_ours() > 1.0
 
-    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results of the part."""
         for entry in self._recordings.copy():
             recording, place = entry
@@ -246,20 +250,20 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             return 1.0
         return min(counts.our_seconds) / min(counts.their_seconds)
 
-    def _run_theirs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """The results in PyTorch's kernels."""
+    def _run_theirs(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The results in PyTorch's kernels. Each tensor is freed after its last use, and the list is empty then."""
         begin = time.perf_counter()
-        results: tuple[torch.Tensor, ...] = tuple(self._module(*tensors))
+        results: tuple[torch.Tensor, ...] = tuple(self._run_module(tensors))
         self.counts.their_seconds.append(time.perf_counter() - begin)
         self.counts.theirs += 1
         return results
 
-    def _prove(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _prove(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """The results of the executable that was offered, if they are PyTorch's; otherwise PyTorch's."""
         with self._lock:
             executable, self._offered = self._offered, None
         if executable is None:
-            return self.forward(*tensors)
+            return self.forward(tensors)
         try:
             program = executable.program
             if not isinstance(program, PlanProgram):
@@ -271,7 +275,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
             right = is_rounding(self._module, self.outputs, tensors, found, comparison)
         except Exception as error:
             self.leave(f"its executable failed: {first_line(error)}")
-            return self.forward(*tensors)
+            return self.forward(tensors)
         self.counts.theirs += 1
         self.counts.their_seconds.append(comparison.seconds)
         self.proof = ProofReport(right, comparison.worst, self._unsure, in_step=True)
@@ -297,7 +301,7 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         self._profile = True
         self.counts.our_seconds.clear()  # the first run meets cold caches
 
-    def _postpone(self, executable: Executable, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _postpone(self, executable: Executable, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """PyTorch's results, since this step proves little. The next one proves the executable."""
         self._unsure += 1
         with self._lock:
@@ -345,21 +349,25 @@ def accept(executables: Sequence[tuple[LivePart, Executable]]) -> None:
 
 
 def adopt(parts: Collection[LivePart]) -> None:
-    """Begin a step with the executables that were accepted.
+    """Begin a step with the executables that were accepted. Memory is kept for results once all parts have one.
 
     Args:
         parts: of the step.
     """
-    if all(part._accepted is None for part in parts):
-        return
-    with _changing:
-        for part in parts:
-            part._begin()
+    changed = any(part._accepted is not None for part in parts)
+    if changed:
+        with _changing:
+            for part in parts:
+                part._begin()
     running = [part for part in parts if part.state == "running"]
-    if running:
-        running[0]._storages.reserve(layout for part in running for layout in part.outputs)
-    if all(part.state in ("running", "left") for part in parts):
-        return_free_pages()  # while a part runs in PyTorch, PyTorch would fault each of these pages in again
+    if not running or not all(part.state in ("running", "left") for part in parts):
+        return
+    storages = running[0]._storages
+    if not storages.keeps:
+        for part in running:
+            part.counts.our_seconds.clear()  # it becomes faster
+    if changed or not storages.keeps:
+        storages.reserve(layout for part in running for layout in part.outputs)
 
 
 def first_line(error: Exception) -> str:

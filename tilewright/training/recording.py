@@ -181,7 +181,7 @@ class Recording:
         self._left = list(parts)
         self._lock = threading.Lock()
         try:
-            self._memory = _map_new(path, max(1, size))
+            self._memory: mmap.mmap | None = _map_new(path, max(1, size))
         except OSError:
             path.unlink(missing_ok=True)
             raise
@@ -189,6 +189,11 @@ class Recording:
 
     def cancel(self) -> None:
         """Copy nothing more."""
+        self._end()
+
+    def _end(self) -> None:
+        """Say that all is over, and map the file no more: its pages count as this process's memory."""
+        self._memory = None
         self.over.set()
 
     def note(self, part: int, tensors: Sequence[torch.Tensor]) -> bool:
@@ -196,22 +201,23 @@ class Recording:
 
         Several threads may train: one of them copies a part.
         """
-        if self.over.is_set():
-            return True
         with self._lock:
-            if not self._left or self._left[0] != part:
+            memory = self._memory
+            if memory is None or self.over.is_set():
+                return True
+            if self._left[0] != part:
                 return False
             try:
                 with torch.no_grad():
                     for copy in self._copies[part]:
-                        _place(self._memory, copy).copy_(to_plain(tensors[copy.place], copy.layout.shape))
+                        _place(memory, copy).copy_(to_plain(tensors[copy.place], copy.layout.shape))
             except Exception as error:
                 self.error = str(error) or type(error).__name__
                 self._left.clear()
             else:
                 self._left.pop(0)
             if not self._left:
-                self.over.set()
+                self._end()
         return True
 
 

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from tilewright.training.boxing import Boxed, box, hand_over
 from tilewright.training.cache import find_folder, keep_proof, key_of, load_cached
 from tilewright.training.course import Course
 from tilewright.training.cuts import Cuts
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "StepGraph"]
 
-#: A function that takes a list of tensors, and may empty it.
-Boxed: TypeAlias = Callable[[list[object]], object]
 #: The share of the budget that is spent on a graph. A backward pass has twice the arithmetic of a forward pass.
 _SHARES: dict[Kind, float] = {"forward": 1 / 3, "backward": 2 / 3, "inference": 1.0}
 
@@ -111,6 +110,7 @@ class Session:
             self._kept |= find_kept(whole, names)
             show_plain(whole, names)
             live = tuple(LivePart(part, f"{kind} part {place}", self._kept) for place, part in enumerate(parts))
+            hand_over(whole, names)
             for part in live:
                 setattr(whole, part.part.name, part)
         except Exception as error:
@@ -196,15 +196,8 @@ class Session:
 
     def _box(self, module: fx.GraphModule, graph: StepGraph) -> Boxed:
         """A function that empties the list of its arguments, so that no tensor is kept longer than it is needed."""
-        code = getattr(torch.fx.graph, "_BoxedCodeGen", None)
-        if code is None:  # before PyTorch 2.9
-            run = _unbox(module)
-        else:
-            module.graph.set_codegen(code())
-            module.recompile()
-            run = module.forward
         # The function keeps the session, which is there as long as PyTorch may call it.
-        call = partial(self._run, graph, run)
+        call = partial(self._run, graph, box(module))
         call._boxed_call = True  # type: ignore[attr-defined]  # what AOTAutograd looks for
         return call
 
@@ -225,12 +218,3 @@ def _count_operators(module: fx.GraphModule) -> Counter[str]:
     """How often PyTorch runs each operator of a graph, by name: those of its parts are not among them."""
     targets = [node.target for node in module.graph.nodes if node.op == "call_function"]
     return Counter(str(target).removeprefix("aten.") for target in targets if hasattr(target, "_schema"))
-
-
-def _unbox(module: fx.GraphModule) -> Boxed:
-    def run(arguments: list[object]) -> object:
-        given = tuple(arguments)
-        arguments.clear()
-        return module.forward(*given)
-
-    return run

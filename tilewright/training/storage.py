@@ -8,6 +8,7 @@ memory is written when it is allocated, which happens before the first step in o
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import sys
 import threading
@@ -58,9 +59,14 @@ class Storages:
 
     The kept memory is at most what was in use at one time: before more is allocated, as much of what lies idle is
     given back.
+
+    Attributes:
+        keeps: whether memory is kept. As long as a part of a step runs in PyTorch, PyTorch needs the memory of each
+            saved activation for other tensors once the backward pass has used it.
     """
 
     def __init__(self) -> None:
+        self.keeps = False
         self._kept: list[_Kept] = []
         self._alike: defaultdict[int, deque[_Kept]] = defaultdict(deque)
         self._lock = threading.Lock()
@@ -75,19 +81,22 @@ class Storages:
         dtype = getattr(torch, layout.dtype)
         shape, strides = (layout.blocks, None) if layout.block else (layout.shape, layout.strides)
         made = torch.empty(0, dtype=dtype, device="cpu")  # the default may be another device
-        size = made.element_size()
-        for extent in shape:
-            size *= extent
-        if size < _LEAST or _count is None:
-            made.resize_(shape)
-            return made if strides is None else torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
+        size = made.element_size() * math.prod(shape)
+        if size < _LEAST or not self.keeps or _count is None:
+            return made.resize_(shape) if strides is None else made.new_empty_strided(shape, strides)
         with self._lock:
             storage = (self._take_next(size) or self._find(size) or self._make(size)).storage
             # The result is no view, and has a version of its own, so it is PyTorch's as any new tensor is.
             return made.set_(storage, 0, shape) if strides is None else made.set_(storage, 0, shape, strides)
 
     def reserve(self, layouts: Iterable[Layout]) -> None:
-        """Allocate memory for tensors of these layouts, all at the same time, so that :meth:`allocate` is fast."""
+        """Keep memory for tensors of these layouts, all at the same time, so that :meth:`allocate` is fast.
+
+        Called between two steps, when PyTorch's tensors are gone. Their pages are given back first: while a part runs
+        in PyTorch, it would fault each of them in again.
+        """
+        return_free_pages()
+        self.keeps = True
         for _ in [self.allocate(layout) for layout in layouts]:
             pass
 
