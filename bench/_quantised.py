@@ -23,7 +23,7 @@ from tilewright.quantising.rounding import mark_products, round_here
 from tilewright.target import Target
 from tilewright.tensor import Array
 
-__all__ = ["NETWORKS", "PRECISIONS", "write_models"]
+__all__ = ["NETWORKS", "PRECISIONS", "write_exported", "write_models"]
 
 #: The precisions besides float32, and what each of them means.
 PRECISIONS = {
@@ -64,6 +64,22 @@ def write_models(name: str, folder: Path, ways: Sequence[str], target: str = "na
         elif _WRITERS[way](plain, out):
             files[_precision(way, ways)] = out
     return files
+
+
+def write_exported(name: str, folder: Path) -> Path:
+    """Write a network as it was exported, for other runtimes in float32. Returns the file.
+
+    Folding splits operators: a HardSwish becomes a HardSigmoid and a Mul. OpenVINO does not join these again.
+
+    Args:
+        name: of one of ``NETWORKS``, or an ONNX file.
+        folder: the directory for the file.
+    """
+    if name not in NETWORKS:
+        return Path(name)
+    out = folder / f"{name}-exported.onnx"
+    onnx.save(NETWORKS[name](), str(out))
+    return out
 
 
 def _precision(way: str, ways: Sequence[str]) -> str:

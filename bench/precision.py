@@ -3,10 +3,11 @@
     python -m bench.precision --models resnet50,minilm --how static,bf16 --budget 2m --json p.json
 
 Each network is tuned in each precision, with ``--budget`` each; ``--budget 0`` takes default schedules. Then all
-runtimes take turns. ``rows`` of the JSON file have for each model, runtime and precision: ``median_ms``; ``ratio``, the
-time divided by that of Tilewright in float32, with its interval; and ``error``, the difference of the outputs from
-those of Tilewright in float32 on one random input, relative to their norm. Models in the JSON file are not run again.
-``peaks`` are the operations per second that all cores reach on registers in each precision.
+runtimes take turns. In float32, the others get the network as it was exported, which they know to optimise. ``rows``
+of the JSON file have for each model, runtime and precision: ``median_ms``; ``ratio``, the time divided by that of
+Tilewright in float32, with its interval; and ``error``, the difference of the outputs from those of Tilewright in
+float32 on one random input, relative to their norm. Models in the JSON file are not run again. ``peaks`` are the
+operations per second that all cores reach on registers in each precision.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench._quantised import PRECISIONS, write_models
+from bench._quantised import PRECISIONS, write_exported, write_models
 from tilewright.cli.boundary import write_json
 from tilewright.cli.text import table
 from tilewright.compare import peers
@@ -108,10 +109,11 @@ def _compare(name: str, tuning: _Tuning, against: list[str], blocks: int, ways: 
         for precision, path in models.items():
             _tune(path, folder / precision, tuning, folder)
             entrants.append(Entrant(f"tilewright-{precision}", peers.executable, (str(folder / precision),)))
+        given = models | {"float32": write_exported(name, folder)}
         entrants += [
             Entrant(f"{other}-{precision}", _OTHERS[other], (str(path), "native"))
             for other in against
-            for precision, path in models.items()
+            for precision, path in given.items()
             if precision != "bf16"  # only Tilewright computes it in bfloat16
         ]
         print(f"+ {name}: {', '.join(entrant.name for entrant in entrants)}", flush=True)

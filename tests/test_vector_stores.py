@@ -33,3 +33,49 @@ def test_neighbouring_vectors_are_stored_at_once(vectors: int, lanes: int) -> No
         result = tvm.runtime.tensor(np.zeros(numbers.shape, np.uint8))
         call_kernel(schedule.mod, target, tvm.runtime.tensor(numbers), result)
         assert np.array_equal(result.numpy(), (numbers * 3).astype(np.uint8))
+
+
+@pytest.mark.parametrize("lanes", [8, 16], ids=lambda lanes: f"{lanes} lanes")
+@pytest.mark.parametrize("vectors", [7, 4, 2])
+@pytest.mark.parametrize("kind", ["rounded", "whole"])
+def test_instructions_that_pack_apply_limits_of_bytes(kind: str, vectors: int, lanes: int) -> None:
+    """Of numbers that are rounded, with a zero point; and of any int32, with a number that is no byte."""
+    import tvm
+    from tvm import te, tirx
+    from tvm.s_tir import Schedule
+
+    rounded = kind == "rounded"
+    x = te.placeholder((3 * vectors * lanes,), "float32" if rounded else "int32", name="x")
+    zero = te.placeholder((1,), "uint8" if rounded else "int32", name="zero")
+
+    def element(i: tirx.Var) -> tirx.Expr:
+        whole = x[i]
+        if rounded:
+            whole = tirx.reinterpret("int32", x[i] + tirx.const(12582912.0, "float32")) - tirx.const(0x4B400000)
+        whole = whole + zero[0].astype("int32")
+        return tirx.max(tirx.min(whole, tirx.const(255, "int32")), tirx.const(0, "int32")).astype("uint8")
+
+    schedule = Schedule(te.create_prim_func([x, zero, te.compute(x.shape, element, name="y")]))
+    (loop,) = schedule.get_loops(schedule.get_sblock("y"))
+    _, written_out, vector = schedule.split(loop, factors=[None, vectors, lanes])
+    schedule.unroll(written_out)
+    schedule.vectorize(vector)
+    target = lane_target(lanes)
+    code = tvm.compile(keep_nan(schedule.mod), target=target.tvm).mod.inspect_source("asm")
+    assert "vpackssdw" in code
+    assert "vpmaxsd" not in code
+    assert ("vcvtps2dq" in code) == (rounded and lanes == 8)
+    if lack(target):
+        return
+    count, rng = 3 * vectors * lanes, np.random.default_rng(0)
+    if rounded:
+        numbers = rng.choice([*np.arange(-300, 300, 0.5), -(2.0**21), 2.0**21], count).astype(np.float32)
+        offset = np.asarray([201], np.uint8)
+        wanted = np.rint(numbers).astype(np.int64) + 201
+    else:
+        numbers = rng.choice([*range(-70_000, 70_000, 77), -(1 << 31), (1 << 31) - 500_000], count).astype(np.int32)
+        offset = np.asarray([400_000], np.int32)
+        wanted = numbers.astype(np.int64) + 400_000
+    result = tvm.runtime.tensor(np.zeros(count, np.uint8))
+    call_kernel(schedule.mod, target, tvm.runtime.tensor(numbers), tvm.runtime.tensor(offset), result)
+    assert np.array_equal(result.numpy(), np.clip(wanted, 0, 255).astype(np.uint8))

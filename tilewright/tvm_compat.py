@@ -23,7 +23,7 @@ from tilewright.errors import TargetError
 from tilewright.fetching import LOCAL_SUMS, fetch_ahead
 from tilewright.fetching_ahead import fetch_steps
 from tilewright.processor import count_cores
-from tilewright.vector_instructions import choose_instructions, follow_pass, register_operators
+from tilewright.vector_instructions import choose_instructions, follow_pass, is_bytes, register_operators
 
 __all__ = [
     "keep_interrupts",
@@ -279,12 +279,13 @@ def keep_nan(module: Any) -> Any:
 
 
 def local_sums() -> None:
-    """Keep small buffers of functions with ``tilewright.fetching.LOCAL_SUMS`` on the stack.
+    """Keep small buffers of functions with ``tilewright.fetching.LOCAL_SUMS``, and of bytes, on the stack.
 
     TVM 0.27 allocates them in its runtime. LLVM then expects other pointers to them, and stores a tile's sums before
-    each prefetch.
+    each prefetch. In kernels of bytes for AVX2, it stored each sum of a depthwise convolution, and loaded it again.
     """
     from tvm import tirx
+    from tvm.target.codegen import target_has_features
     from tvm_ffi import structural_map
 
     def keep(node: Any) -> Any:
@@ -293,7 +294,11 @@ def local_sums() -> None:
         return tirx.AllocBuffer(node.buffer, own) if size <= _STACK_NUMBERS else node
 
     def look(function: Any, _module: Any, _context: Any) -> Any:
-        if LOCAL_SUMS not in dict(function.attrs or {}):
+        attributes = dict(function.attrs or {})
+        target = attributes.get("target")
+        of_bytes = target is not None and target.kind.name == "llvm" and any(map(is_bytes, function.params))
+        narrow = of_bytes and target_has_features("avx2", target) and not target_has_features("avx512f", target)
+        if LOCAL_SUMS not in attributes and not narrow:
             return function
         return function.with_body(structural_map(function.body, (tirx.AllocBuffer, keep)))
 

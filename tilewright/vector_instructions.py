@@ -13,7 +13,7 @@ from typing import Any
 from tilewright.vector_stores import join_stores
 from tilewright.vector_tables import look_up_by_permutations, look_up_by_shuffles
 
-__all__ = ["RECIPROCAL", "choose_instructions", "follow_pass", "register_operators"]
+__all__ = ["RECIPROCAL", "choose_instructions", "follow_pass", "is_bytes", "register_operators"]
 
 #: The operator of one operand ``d``, a float32: ``1 / d``. Its relative error is at most 1.2e-7 where ``d`` and the
 #: result are normal numbers. Of 0, infinity and numbers below 1e-38 it may be anything.
@@ -79,7 +79,7 @@ def choose_instructions() -> None:
 
     def move_bytes(function: Any, _module: Any, _context: Any) -> Any:
         target = dict(function.attrs or {}).get("target")
-        if target is None or target.kind.name != "llvm" or not any(map(_is_bytes, function.params)):
+        if target is None or target.kind.name != "llvm" or not any(map(is_bytes, function.params)):
             return function
         if not target_has_features("avx2", target):
             return function
@@ -121,7 +121,7 @@ def _is_table(variable: Any) -> bool:
     return [int(extent) for extent in getattr(kind, "shape", ())] == [_BYTE_VALUES]
 
 
-def _is_bytes(variable: Any) -> bool:
+def is_bytes(variable: Any) -> bool:
     """Whether a parameter is a buffer of bytes."""
     return str(getattr(variable.ty, "dtype", "")) in ("uint8", "int8")
 

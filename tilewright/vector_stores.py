@@ -7,6 +7,9 @@ With AVX2:
 
     Y[i : i + 8] = bytes(a); Y[i + 8 : i + 16] = bytes(b); ...  -->  Y[i : i + 32] = pack(a, b, c, d)
     Y[i : i + 8] = table[bytes(a)]; ...                         -->  Y[i : i + 32] = table[pack(a, b, c, d)]
+
+Instructions that pack integers saturate them, too. So limits of unsigned bytes cost nothing, and a zero point is added
+to two vectors at once (:mod:`tilewright.saturating`).
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from tilewright.saturating import read_levels
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -142,7 +147,8 @@ def _join_run(run: list[_Store], lanes: int) -> list[Any]:
             begin -= lanes
         count = next((n for n in _JOINED if all(begin + lanes * i in near for i in range(n))), 1)
         group = [near[begin + lanes * i] for i in range(count)]
-        done += [group[0].statement] if count == 1 else _join(group, lanes)
+        alone = count == 1 and read_levels([group[0].sums], lanes)[0] is None
+        done += [group[0].statement] if alone else _join(group, lanes)
         left = [store for store in left if all(store is not other for other in group)]
     return done
 
@@ -164,16 +170,21 @@ def _join(stores: list[_Store], lanes: int) -> list[Any]:
 
 
 def _pack(sums: list[Expr], lanes: int) -> Expr:
-    """The lowest bytes of two or four vectors of int32, one vector after the other."""
+    """One, two or four vectors of int32 as bytes, one vector after the other: their lowest bytes, or saturated ones."""
     from tvm import tirx
 
     to_words, to_bytes = _PACKS[lanes]
     low = tirx.Broadcast(tirx.const(255, "int32"), lanes)  # otherwise instructions saturate
-    parts = [tirx.bitwise_and(one, low) for one in sums]
+    levels, zero = read_levels(sums, lanes)
+    parts = [tirx.bitwise_and(one, low) for one in sums] if levels is None else levels
+    parts += parts[: len(parts) % 2]
     words = [
         tirx.call_llvm_pure_intrin(f"int16x{2 * lanes}", to_words, a, b)
         for a, b in zip(parts[::2], parts[1::2], strict=True)
     ]
+    if zero is not None:
+        wide = tirx.Broadcast(tirx.Cast("int16", zero), 2 * lanes)
+        words = [tirx.call_llvm_pure_intrin(f"int16x{2 * lanes}", "llvm.sadd.sat", one, wide) for one in words]
     packed = tirx.call_llvm_pure_intrin(f"uint8x{4 * lanes}", to_bytes, words[0], words[-1])
     # A part of 128 bits has four bytes of each vector.
     order = [4 * part + vector for vector in range(len(sums)) for part in range(lanes // 4)]

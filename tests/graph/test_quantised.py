@@ -149,6 +149,8 @@ def limits(net: Sketch) -> None:
         b = net.op("Relu", net.op("Conv", a, net.weight(16, 16, 1, 1)))
         net.output(net.q(net.op("Add", clip(clip(b, 0.0, 1.0), low, high), a), 0.05, 30))
     net.output(net.q(net.op("Add", clip(net.op("Conv", a, net.weight(16, 16, 1, 1)), -6.0, -2.0), a), 0.05, 60))
+    # Numbers beyond 2^22 quanta, whose limits are applied before they are rounded.
+    net.output(net.q(net.op("Conv", a, net.weight(16, 16, 1, 1)), 1e-6, 100))
     # Limits beyond all bytes. ONNX Runtime removes a Clip that ends in a quantiser alone.
     c = clip(net.op("Conv", a, net.weight(16, 16, 1, 1)), -6.0, -2.0)
     net.output(net.q(c, 0.05, 0))
@@ -356,7 +358,7 @@ def check(name: str, target: Target, folder: Path) -> None:
         ("signed", 4),
         ("products", 2),
         ("operators", 2),
-        ("limits", 3),
+        ("limits", 4),
         ("axes", 4),
         ("channels_alone", 4),
         ("attentions", 2),

@@ -62,7 +62,8 @@ def _average(
     result = walk.call(function, [source.packed], (n, packed[1], h, w, packed[4]), "sum_bytes", "int32")
     sums = Value(shape, packed=result, block=source.block, order=source.order, dtype="int32", fused=True)
     step = np.asarray(scale / (size[0] * size[1]))
-    return Value(shape, scaled_form=dataclasses.replace(form, terms=(Term(sums, step),), shift=form.shift.reshape(())))
+    mean = Term(sums, step, most=255.0 * size[0] * size[1])
+    return Value(shape, scaled_form=dataclasses.replace(form, terms=(mean,), shift=form.shift.reshape(())))
 
 
 def multiply(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -84,7 +85,7 @@ def multiply(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -
     zeros = [walk.add_weight(walk.make_weight(np.asarray([zero], np.float32))) for _, _, zero in (first, second)]
     result = walk.call(product(*shapes), [*operands, *zeros], shapes[0], "product")
     levels = Value(shape, packed=result, block=source.block, order=source.order)
-    return Value(shape, scaled_form=Scaled((Term(levels, np.asarray(first[1] * second[1])),)))
+    return Value(shape, scaled_form=Scaled((Term(levels, np.asarray(first[1] * second[1]), most=255.0**2),)))
 
 
 def layer_norm(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["compute", "settle"]
 
+#: Half of the size below which numbers are rounded by an addition (:mod:`tilewright.ops.elementwise.affine`).
+_ROUNDED = float(1 << 21)
+
 
 def settle(walk: Rewriter, value: Value) -> Value:
     """Compute a sum of scaled tensors, or a function of bytes, unless it is a tensor already. Returns ``value``.
@@ -83,15 +86,25 @@ def compute(walk: Rewriter, form: Scaled, dtype: str, zero: int, divisor: float 
             numbers.arguments.append(own.step)
         kinds.append(TermForm(term.value.dtype, scale, term.offset is not None, moved, stepped))
     shift = numbers.give(form.shift, "int32" if dtype == "int32" else "float32") if np.any(form.shift) else "none"
-    if form.limited:
+    saturates = dtype == "uint8" and walk.pairs and _saturates(form, zero, divisor)
+    if form.limited and not saturates:
         numbers.give(np.asarray(form.low))
         numbers.give(np.asarray(form.high))
     if zero:
-        numbers.give(np.asarray(zero), "int32")
-    made = AffineForm(layout.shape, layout.channels, tuple(kinds), shift, form.limited, dtype, zero != 0)
+        numbers.give(np.asarray(zero), "uint8" if saturates else "int32")
+    limited = form.limited and not saturates
+    made = AffineForm(layout.shape, layout.channels, tuple(kinds), shift, limited, dtype, zero != 0, saturates)
     name = {"float32": "dequantise", "int32": "widen"}.get(dtype, "requantise")
     result = walk.call(affine(made), [*tensors, *numbers.arguments], layout.shape, name, dtype)
     return layout.value(result, dtype)
+
+
+def _saturates(form: Scaled, zero: int, divisor: float | None) -> bool:
+    """Whether a sum's only limits are those of unsigned bytes, and its numbers are small enough to be rounded first."""
+    if divisor is not None or (form.low, form.high) != (-zero, 255 - zero):
+        return False
+    largest = sum(term.largest for term in form.terms) + float(np.abs(form.shift).max(initial=0.0))
+    return largest < _ROUNDED
 
 
 def _subtract_first(form: Scaled) -> Scaled:

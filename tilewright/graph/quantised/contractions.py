@@ -54,7 +54,7 @@ def _scaled_sums(
     call: relax.Call,
     sums: Value,
     factor: Doubles,
-    columns: NDArray[np.int64],
+    numbers: NDArray[np.int32],
     zero: int,
     computed: relax.Expr | None,
 ) -> Value:
@@ -64,13 +64,17 @@ def _scaled_sums(
         call: the contraction in the network.
         sums: the sums.
         factor: what multiplies them.
-        columns: the sums of the weights, by output.
+        numbers: the weights. Axis 1 of a matrix is that of the outputs, and axis 0 of a convolution's weights.
         zero: the zero point of the data as they were multiplied.
         computed: the zero point, if the network computes it.
     """
+    inputs, rest = (0, (-1,)) if numbers.ndim == 2 else (tuple(range(1, numbers.ndim)), (-1, 1, 1))
+    lead = (1,) * (len(sums.shape) - len(rest))
+    columns = numbers.sum(axis=inputs, dtype=np.int64).reshape(*lead, *rest)
     offset = (-zero * columns).astype(np.int32) if zero else None
     own = None if computed is None else Computed(computed, columns.astype(np.int32))
-    form = Scaled((Term(sums, factor, offset, own),))
+    most = 255.0 * float(np.abs(numbers).sum(axis=inputs, dtype=np.int64).max(initial=0))
+    form = Scaled((Term(sums, factor, offset, own, most),))
     return Value(shape_of(call), dtype=str(call.ty.dtype), scaled_form=form)
 
 
@@ -142,7 +146,6 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     out, channels = kernel.shape[:2]
     shape = shape_of(call)
     n, _, h, w = shape
-    columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
     factor = (scale * scales).reshape(1, -1, 1, 1)
     if computed is not None and any(padding):
         packed, padding = pad_bytes(walk, packed, padding, computed), (0, 0, 0, 0)
@@ -150,7 +153,7 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     quick = convolve_by_winograd(walk, packed, kernel, x, (stride, padding, dilation), zero_around)
     if quick is not None:
         sums = Value(shape, packed=quick, block=x, order=order, dtype="int32", fused=True)
-        return _scaled_sums(call, sums, factor, columns, zero, computed)
+        return _scaled_sums(call, sums, factor, numbers, zero, computed)
     recipe = kernel.reshape((out // x, x, channels // block, block // QUAD, QUAD, kh, kw))
     recipe = recipe.transpose((0, 2, 5, 6, 3, 1, 4))
     if kh == kw == 1 and stride != (1, 1) and not any(padding):
@@ -161,7 +164,7 @@ def conv2d(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     result = walk.call(function, [packed, walk.add_weight(recipe)], (n, out // x, h, w, x), "byte_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
     zero -= SHIFT if operands == "shifted" else 0
-    return _scaled_sums(call, sums, factor, columns, zero, computed)
+    return _scaled_sums(call, sums, factor, numbers, zero, computed)
 
 
 def _pack_image(walk: Rewriter, source: Value, block: int, places: tuple[int, ...]) -> None:
@@ -237,8 +240,7 @@ def _depthwise_conv2d(
     arguments = [packed, walk.add_weight(recipe)]
     result = walk.call(function, arguments, (n, places // x, h, w, x), "byte_depthwise_conv2d", "int32")
     sums = Value(shape, packed=result, block=x, order=order, dtype="int32", fused=True)
-    columns = numbers.sum(axis=(1, 2, 3), dtype=np.int64).reshape(1, -1, 1, 1)
-    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), columns, zero, computed)
+    return _scaled_sums(call, sums, (scale * scales).reshape(1, -1, 1, 1), numbers, zero, computed)
 
 
 def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> Value | None:
@@ -271,7 +273,6 @@ def matmul(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
     shape = shape_of(call)
     sums = Value(shape, base=result, view=View.of((rows, n)).reshape(shape), dtype="int32", fresh=True)
     ones = (1,) * (len(shape) - 1)
-    columns = numbers.sum(axis=0, dtype=np.int64).reshape(*ones, -1)
     computed = _find_zero(left.scaled_form)
     zero -= SHIFT if operands == "shifted" else 0
-    return _scaled_sums(call, sums, (scale * scales).reshape(*ones, -1), columns, zero, computed)
+    return _scaled_sums(call, sums, (scale * scales).reshape(*ones, -1), numbers, zero, computed)

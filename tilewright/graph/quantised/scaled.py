@@ -50,12 +50,23 @@ class Term:
         scale: what multiplies it, in a shape that broadcasts to the tensor's.
         offset: int32 numbers that are added before, in such a shape; None: nothing is added.
         computed: the zero point and the step, if the network computes them; None: all numbers are known.
+        most: the largest size of an integer of the tensor; infinity: it is not known.
     """
 
     value: Value
     scale: Doubles
     offset: NDArray[np.int32] | None = None
     computed: Computed | None = None
+    most: float = math.inf
+
+    @property
+    def largest(self) -> float:
+        """A bound of the size of the scaled tensor's numbers; infinity: none is known."""
+        most = 255.0 if self.value.dtype in ("uint8", "int8") else self.most
+        if self.computed is not None or not math.isfinite(most):
+            return math.inf
+        most += 0.0 if self.offset is None else float(np.abs(self.offset.astype(np.float64)).max(initial=0.0))
+        return most * float(np.abs(self.scale).max(initial=0.0))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,9 @@
 
 Pairs of rows have 16 bits for each byte, and ``vpmaddwd``. Rows are interleaved by a permutation of bytes; where that
 takes too many instructions, they are shifted and added. Outside of the image all pixels are the number around it.
+
+Targets with pairs have 16 registers. So a pair is used for all sums that it is part of, right after it was made, and
+only so many columns are summed at once that their sums and a row of weights stay in registers.
 Where a window leaves the image above or below, another row is read in its place, and a mask removes what was read.
 """
 
@@ -21,7 +24,26 @@ if TYPE_CHECKING:
     from tvm.ir import Expr, Var
     from tvm.tirx import Stmt
 
-__all__ = ["ByteRowWriter"]
+__all__ = ["ByteRowWriter", "chunks_of"]
+
+#: Vector registers by the lanes of a vector: AVX-512 has 32. Three of them hold a pair, a product, and a constant.
+_REGISTERS, _MORE_REGISTERS, _OTHERS = 16, 32, 3
+#: Columns whose bytes one store writes.
+_STORED = 4
+
+
+def chunks_of(columns: int, taps: int, lanes: int) -> list[range]:
+    """The columns of a tile that are summed at once, if rows are multiplied in pairs.
+
+    Args:
+        columns: of the tile.
+        taps: columns of the kernel.
+        lanes: of a vector.
+    """
+    registers = _REGISTERS if lanes <= _STORED * PAIR else _MORE_REGISTERS
+    most = max(_STORED, registers - taps - _OTHERS)
+    each = -(-columns // -(-columns // most))
+    return [range(begin, min(begin + each, columns)) for begin in range(0, columns, each)]
 
 
 class ByteRowWriter(RowWriter):
@@ -45,6 +67,38 @@ class ByteRowWriter(RowWriter):
     ) -> None:
         super().__init__(form, columns, whole)
         self._dot, self._bits, self._interleaved = dot, 32 // form.together, interleaved
+
+    def _compute(self, sums: Var, row: Expr, first: Expr, tile: Tile, low: Expr, taps: Expr | int) -> list[Stmt]:
+        """The sums of all columns, and what follows them; of pairs, chunk by chunk.
+
+        If ``taps`` is an ``int``, the image has all rows of the window.
+        """
+        if self.form.together != PAIR:
+            return super()._compute(sums, row, first, tile, low, taps)
+        lines: list[Stmt] = []
+        for columns in chunks_of(tile.columns, self.form.columns.taps, self.form.lanes):
+            lines += self._add_pairs(sums, row, first, tile, columns, isinstance(taps, int))
+            lines += [self._finish(sums, row, first, c) for c in columns]
+        return lines
+
+    def _add_pairs(self, sums: Var, row: Expr, first: Expr, tile: Tile, columns: range, inner: bool) -> list[Stmt]:
+        """The sums of some columns of a tile. ``inner``: whether the image has all rows of the window."""
+        from tvm import tirx
+
+        window, rows, kind = self.form.columns, self.form.rows.taps, f"int32x{self.form.lanes}"
+        totals: dict[int, Expr] = {c: self._constant(0) for c in columns}
+        lines: list[Stmt] = []
+        for number, begin in enumerate(range(0, rows, PAIR)):
+            group = range(begin, min(begin + PAIR, rows))
+            for at, places in _uses_of(self.form, tile, columns):
+                pair = tirx.Var("numbers", kind)
+                column = None if at is None else first * window.stride + at
+                lines.append(tirx.Bind(pair, self._numbers(row, column, group, inner)))
+                for c, k in places:
+                    total = tirx.Var("total", kind)
+                    lines.append(tirx.Bind(total, self._add(totals[c], pair, number, k)))
+                    totals[c] = total
+        return lines + [self._store(sums, [make_index(c)], total) for c, total in totals.items()]
 
     def _products(self, sums: Var, row: Expr, first: Expr, tile: Tile, low: Expr, taps: Expr | int) -> list[Stmt]:
         """The sums of the products of all rows of the kernel.
@@ -160,3 +214,18 @@ class ByteRowWriter(RowWriter):
         from tvm import tirx
 
         return store(buffer, value, [*place, tirx.Ramp(make_index(0), make_index(1), self.form.lanes)])
+
+
+def _uses_of(form: Depthwise, tile: Tile, columns: range) -> list[tuple[int | None, list[tuple[int, int]]]]:
+    """Columns of the image in order, relative to a tile's first window, then None for those beside it.
+
+    Each with the columns of the tile and of the kernel that meet there. Zeros around the image are left out.
+    """
+    window = form.columns
+    found: dict[int | None, list[tuple[int, int]]] = {}
+    for c in columns:
+        for k in range(window.taps):
+            inside = window.inside(tile.first + c, k)
+            if inside or form.around:
+                found.setdefault(window.at(c, k) if inside else None, []).append((c, k))
+    return sorted(found.items(), key=lambda item: (item[0] is None, item[0] or 0))

@@ -127,9 +127,12 @@ class RowWriter:
         """The sums of a tile, and what follows."""
         sums = declare(f"sums{len(self.buffers)}", (tile.columns, self.form.lanes), self._dtype, "local")
         self.buffers.append(sums)
+        return make_sequence(self._compute(sums, row, first, tile, low, taps))
+
+    def _compute(self, sums: Var, row: Expr, first: Expr, tile: Tile, low: Expr, taps: Expr | int) -> list[Stmt]:
+        """The sums of all columns, then what follows them."""
         lines = self._products(sums, row, first, tile, low, taps)
-        lines += [self._finish(sums, row, first, c) for c in range(tile.columns)]
-        return make_sequence(lines)
+        return lines + [self._finish(sums, row, first, c) for c in range(tile.columns)]
 
     def _products(self, sums: Var, row: Expr, first: Expr, tile: Tile, low: Expr, taps: Expr | int) -> list[Stmt]:
         """The sums of the products of the kernel's rows from ``low`` on."""

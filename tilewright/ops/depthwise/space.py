@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tilewright.errors import FormError
-from tilewright.ops.contraction.dot_products import DotProduct, find_dot_product
+from tilewright.ops.contraction.dot_products import PAIR, DotProduct, find_dot_product
 from tilewright.ops.contraction.form import KIND
+from tilewright.ops.depthwise.byte_rows import chunks_of
 from tilewright.ops.depthwise.form import Depthwise, read_depthwise
 from tilewright.ops.depthwise.program import Nest, write_depthwise
 from tilewright.ops.depthwise.row_writer import tiles_of
@@ -61,7 +62,8 @@ class DepthwiseSpace(RankedSpace):
         task: the task that is scheduled.
         target: the machine that it is scheduled for.
         template: ``depthwise/4``; ``depthwise/3`` of bytes (2 went through the images in another order, and shifted and
-            added rows of bytes where 3 permutes them).
+            added rows of bytes where 3 permutes them); ``depthwise/5`` of bytes in pairs, which 3 summed for a whole
+            tile before it wrote any, column by column.
         knobs: ``columns`` of a tile in registers; ``parts`` into which the rows of a block are cut; ``whole``: whether
             rows far from the edges have the whole kernel written out; ``parallel``: whether
             parts run in parallel; ``down``: whether all rows of a tile come one after the other.
@@ -83,7 +85,7 @@ class DepthwiseSpace(RankedSpace):
         self._form = form = _read(task)
         self.products = form.together
         if form.together > 1:
-            self.template = "depthwise/3"
+            self.template = "depthwise/5" if form.together == PAIR else "depthwise/3"
         if not 2 <= form.lanes <= target.lanes:
             raise FormError(
                 f"a register of {target.mcpu} holds {target.lanes} lanes, but {task.name!r} has {form.lanes}"
@@ -204,10 +206,11 @@ def _byte_row_cycles(form: Depthwise, columns: int, target: Target, whole: bool)
     total = 0.0
     for tile in tiles_of(form, columns):
         size = tile.columns
-        pixels = min(size * taps, (size - 1) * stride + taps)
+        chunks = [size] if form.together != PAIR else [len(c) for c in chunks_of(size, taps, form.lanes)]
+        pixels = sum(min(chunk * taps, (chunk - 1) * stride + taps) for chunk in chunks)
         products = size * taps * groups
         busy = max((products * adds + pixels * build) / units, products / 2, 4 * taps * groups / 2)
-        spilled = 1.5 if size + 4 > target.registers else 1.0
+        spilled = 1.5 if max(chunks) + 4 > target.registers else 1.0
         total += tile.count * (spilled * busy + 2 * size + 4)
     return total
 

@@ -8,7 +8,8 @@ The scale and the zero point of a term may be numbers that the network computes:
 an int32 number.
 
 Rounding is to the nearest integer, and halves are rounded to the even one. The limits are such that all bytes are in
-range. A term, or the whole, may be fused into the function that computes it.
+range; or integers saturate, and there are no other limits. A term, or the whole, may be fused into the function that
+computes it.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class AffineForm:
         limited: whether the result has a lower and an upper limit.
         dtype: of the result: ``float32``, or integers.
         zero: whether integers have a zero point, which is added after rounding.
+        saturates: whether the limits are those of unsigned bytes, and are applied to integers. Sums are below 2^22.
     """
 
     shape: tuple[int, ...]
@@ -78,6 +80,7 @@ class AffineForm:
     limited: bool = False
     dtype: str = "float32"
     zero: bool = False
+    saturates: bool = False
 
     @property
     def channel_shape(self) -> tuple[int, ...]:
@@ -135,8 +138,9 @@ def affine(form: AffineForm) -> PrimFunc:
 
     The numbers are, for each term, its scale, its offset, the computed zero point with its factors, and the computed
     step; then the shift, the lower and the upper limit, and the zero point; each if the form has it. Offsets, factors
-    and the zero point are int32, a computed zero point uint8, all others float32. One number has the shape ``(1,)``,
-    but a computed one ``()``; numbers of channels have ``form.channel_shape``, if the form has axes of channels.
+    and the zero point are int32, a computed zero point uint8, all others float32. A zero point of integers that
+    saturate is uint8. One number has the shape ``(1,)``, but a computed one ``()``; numbers of channels have
+    ``form.channel_shape``, if the form has axes of channels.
     """
     from tvm import te, tirx
 
@@ -156,7 +160,7 @@ def affine(form: AffineForm) -> PrimFunc:
     exact = form.dtype == "int32"
     shift = None if form.shift == "none" else number(form.shift, "shift", "int32" if exact else "float32")
     limits = (number("one", "low"), number("one", "high")) if form.limited else None
-    zero = number("one", "zero", "int32") if form.zero else None
+    zero = number("one", "zero", "uint8" if form.saturates else "int32") if form.zero else None
 
     def at(tensor: Tensor, place: tuple[Expr, ...]) -> Expr:
         if len(tensor.shape) != len(form.shape) or (len(form.shape) == 1 and not form.channels):
@@ -178,7 +182,10 @@ def affine(form: AffineForm) -> PrimFunc:
         if form.dtype == "float32":
             return total
         rounded = tirx.reinterpret("int32", total + tirx.const(_MAGIC, "float32")) - tirx.const(_MAGIC_BITS, "int32")
-        return (rounded if zero is None else rounded + zero[0]).astype(form.dtype)
+        whole = rounded if zero is None else rounded + zero[0].astype("int32")
+        if form.saturates:  # on x86-64, instructions that pack integers do that by themselves
+            whole = tirx.max(tirx.min(whole, tirx.const(255, "int32")), tirx.const(0, "int32"))
+        return whole.astype(form.dtype)
 
     y = te.compute(form.shape, element, name="affine" if form.dtype == "float32" else "requantise")
     return make_function([*terms, *numbers, y], ELEMENTWISE)
