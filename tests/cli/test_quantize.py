@@ -86,6 +86,16 @@ def test_dynamic_needs_no_samples(model: Path) -> None:
     _, said, report = quantize(model, "--dynamic", "--calibrate", str(model.with_name("samples.npz")))
     assert report["judged"] == 5
     assert report["outputs"][0]["cosine"] > 0.999
+    assert "calibrated" not in said
+    _, said, report = quantize(model, "--dynamic", "--random")
+    assert "outputs are compared on random numbers" in said
+    assert "calibrated" not in said
+
+
+def test_outputs_of_zeros_have_no_cosine(model: Path) -> None:
+    save(model, [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": [4, 8]}, [4, 8], w=np.zeros((8, 8), np.float32))
+    said = quantize(model, "--random")[1]
+    assert any(line.split() == ["y", "-", "0"] for line in said.splitlines())
 
 
 def test_random_samples_are_for_speed(model: Path) -> None:
@@ -152,6 +162,20 @@ def test_weights_without_a_range_and_models_without_inputs(model: Path) -> None:
     code, said, _ = quantize(model, "--random")
     assert code == 2
     assert "this model has no inputs" in said
+
+
+def test_it_is_said_why_no_operator_computes_on_integers(model: Path) -> None:
+    samples = model.with_name("samples.npz")
+    np.savez(samples, x=1e6 * normal(5, 1, 8, 10, 10))
+    code, said, _ = quantize(model, "--calibrate", str(samples))
+    assert code == 2
+    assert "numbers of 1 Conv" in said
+    assert "exceed 4096 on the samples" in said
+    save(model, [helper.make_node("Relu", ["x"], ["y"])], {"x": [1, 8, 10, 10]}, [1, 8, 10, 10])
+    code, said, _ = quantize(model, "--dynamic")
+    assert code == 2
+    assert "such as Conv and MatMul; use the model as it is" in said
+    assert "--exclude" not in said
 
 
 def test_a_model_is_quantised_once(model: Path) -> None:

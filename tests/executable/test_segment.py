@@ -153,3 +153,26 @@ def test_without_onnx_runtime_the_message_says_what_to_install(divided: Path) ->
 def test_the_manifest_says_what_runs_in_onnx_runtime(divided: Path) -> None:
     (entry,) = json.loads((divided / "manifest.json").read_text(encoding="utf-8"))["segments"]
     assert entry["reasons"] == ["NonZero (y): its result 'y' is a tensor whose shape is decided while it runs"]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_products_of_bytes(shared: bool, tmp_path: Path) -> None:
+    """Without VNNI, ONNX Runtime's own choice would limit the sum of two products to int16.
+
+    Its exact kernels do not take a weight that two operators read. Then small sums must be right at least.
+    """
+    level = 7 if shared else 127
+    numbers = ", ".join([str(level)] * 64 * 16)
+    model = write(
+        f"""g (uint8[2,64] x, bool[2] c) => (int32[n,16] y, int32[n,16] z) <int8[64,16] w = {{{numbers}}}> {{
+            r = Compress<axis = 0>(x, c)
+            y = MatMulInteger(r, w)
+            z = {"MatMulInteger(r, w)" if shared else "Identity(y)"}
+        }}""",
+        tmp_path / "m.onnx",
+    )
+    executable = built(model, tmp_path / "out")[1]
+    y, z = executable(np.full((2, 64), 255, np.uint8), np.array([True, False]))
+    assert y.shape == z.shape == (1, 16)
+    assert (y == 64 * 255 * level).all()
+    assert (z == y).all()

@@ -56,6 +56,13 @@ def test_samples_are_buckets() -> None:
         bind_shapes(whole, DECLARED)
 
 
+@pytest.mark.parametrize(("given", "says"), [((5, 1, 8), True), ((5, 8), True), ((1, 9), False), ((), False)])
+def test_a_stack_of_samples_is_none(given: tuple[int, ...], says: bool) -> None:
+    with pytest.raises(ShapeError) as caught:
+        bind_shapes(ShapeRequest(whole=({"x": given},)), {"x": (1, 8)})
+    assert ("or one sample in each file of --sample" in str(caught.value)) == says
+
+
 @pytest.mark.parametrize("shapes", [{"x": (1, 4, 48, 64)}, {"x": (1, 3, 48)}])
 def test_a_shape_keeps_what_the_model_fixes(shapes: dict[str, tuple[int, ...]]) -> None:
     with pytest.raises(ShapeError, match=r"keeps the dimensions .* 'x' is \[batch,3,48,\?\]"):

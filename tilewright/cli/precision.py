@@ -83,7 +83,10 @@ def check_precision(name: str, max_error: float | None, *, alone: bool) -> None:
     if name not in PRECISIONS:
         raise TilewrightError(
             f"--precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, but this is {name!r}"
-            + (did_you_mean(name, PRECISIONS) or "; leave it out for float32")
+            + (
+                did_you_mean(name, PRECISIONS)
+                or "; leave it out for float32, or quantise the model with tilewright quantize"
+            )
         )
     if name != "float32" and not alone:
         raise TilewrightError(

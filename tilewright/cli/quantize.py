@@ -158,16 +158,22 @@ def _tell(found: Quantised, random: bool) -> None:
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.wide.items())
         print(f"in floating point, since their numbers are too large for bytes, as masks are: {kinds}")
     print(f"weights: {found.bytes_before / 1e6:.3g} MB before, {found.bytes_after / 1e6:.3g} MB after")
-    if random:
+    if random and found.calibrated:
         remark(
             "warning: this model was calibrated with random numbers, so its outputs are of no use; measure its speed, "
             "and calibrate with real samples for anything else"
+        )
+    elif random:
+        remark(
+            "note: outputs are compared on random numbers, which say little about your data; give --calibrate instead"
         )
     if not found.judged:
         remark("note: outputs were not compared with those in floating point; give samples with --calibrate for that")
         return
     print(accuracy_table(found.outputs))
-    samples = f"{counted(found.judged, 'sample')}" + (" held out" if found.held_out and found.calibrated else "")
-    print(f"against the model in floating point, on {samples}; calibrated with {found.calibrated}")
+    samples = counted(found.judged, "sample")
+    if found.calibrated:
+        samples += (" held out" if found.held_out else "") + f"; calibrated with {found.calibrated}"
+    print(f"against the model in floating point, on {samples}")
     if not found.held_out:
         remark("note: the only sample was used for calibrating and for comparing; give several to hold some out")

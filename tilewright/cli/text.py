@@ -27,8 +27,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 
 
 def accuracy_table(outputs: Sequence[OutputAccuracy]) -> str:
-    """How outputs differ from those of another model: a line for each."""
-    rows = [[o.name, f"{o.cosine:.6f}", f"{o.largest_relative_error:.2g}"] for o in outputs]
+    """How outputs differ from those of another model: a line for each. A dash: there is no cosine."""
+    cosines = ["-" if math.isnan(o.cosine) else f"{o.cosine:.6f}" for o in outputs]
+    rows = [[o.name, cosine, f"{o.largest_relative_error:.2g}"] for o, cosine in zip(outputs, cosines, strict=True)]
     return table(["output", "cosine", "largest relative error"], rows)
 
 

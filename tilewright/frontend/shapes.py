@@ -16,7 +16,16 @@ from tilewright.errors import ShapeError
 if TYPE_CHECKING:
     from tilewright.tensor import Array
 
-__all__ = ["Declared", "Dimension", "ShapeRequest", "Shapes", "bind_shapes", "describe_dimensions", "make_request"]
+__all__ = [
+    "Declared",
+    "Dimension",
+    "ShapeRequest",
+    "Shapes",
+    "bind_shapes",
+    "describe_dimensions",
+    "fits",
+    "make_request",
+]
 
 #: A dimension as a model declares it: its extent; or the name of an open one, empty if it has none. An extent of 0 may
 #: stand for an open one, so it may be given another extent; otherwise it is 0.
@@ -152,6 +161,14 @@ def _pair(inputs: Mapping[str, Sequence[tuple[int, ...]]]) -> list[dict[str, tup
     return [{name: shapes[min(k, len(shapes) - 1)] for name, shapes in inputs.items()} for k in range(count)]
 
 
+def fits(shape: Sequence[int], dimensions: Sequence[Dimension]) -> bool:
+    """Whether a shape has the extents that a model fixes."""
+    return len(shape) == len(dimensions) and all(
+        isinstance(dimension, str) or dimension in (0, extent)
+        for dimension, extent in zip(dimensions, shape, strict=True)
+    )
+
+
 def _bind(group: Shapes, names: Mapping[str, int], declared: Declared) -> dict[str, tuple[int | None, ...] | None]:
     """The shapes of all inputs, given those of some, and the extents of named dimensions."""
     known = dict(names)
@@ -159,14 +176,12 @@ def _bind(group: Shapes, names: Mapping[str, int], declared: Declared) -> dict[s
         dimensions = declared[name]
         if dimensions is None:
             continue
-        fits = len(shape) == len(dimensions) and all(
-            isinstance(dimension, str) or dimension in (0, extent)
-            for dimension, extent in zip(dimensions, shape, strict=False)
-        )
-        if not fits:
+        if not fits(shape, dimensions):
+            stack = len(shape) > 0 and (fits(shape[1:], dimensions) or fits((1, *shape[1:]), dimensions))
             raise ShapeError(
                 f"--shape or a sample keeps the dimensions that the model fixes, but input {name!r} is "
-                f"[{describe_dimensions(dimensions)}] and {list(shape)} was given; give another shape"
+                f"[{describe_dimensions(dimensions)}] and {list(shape)} was given; give another "
+                "shape" + (", or one sample in each file of --sample" if stack else "")
             )
         for dimension, extent in zip(dimensions, shape, strict=True):
             if isinstance(dimension, str) and dimension:

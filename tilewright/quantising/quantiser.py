@@ -221,10 +221,21 @@ def _call_quantiser(
     found = _count_quantised(onnx.load(str(out), load_external_data=False))
     if not found:
         raise ModelError(
-            "a quantised model computes on integers somewhere, but no operator of this one can; leave fewer out with "
-            "--exclude or --only, or use the model as it is"
+            f"a quantised model computes on integers somewhere, but no operator of this one can; {_explain(plan, wide)}"
         )
     return found, wide
+
+
+def _explain(plan: QuantisingPlan, wide: Counter[str]) -> str:
+    """Why no operator computes on integers, and what to do."""
+    if wide:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(wide.items()))
+        return f"numbers of {kinds} exceed 4096 on the samples; check the samples, or try --dynamic"
+    if plan.exclude or plan.only:
+        return "leave fewer out with --exclude or --only, or use the model as it is"
+    return (
+        "the quantiser takes operators with float32 or float16 weights, such as Conv and MatMul; use the model as it is"
+    )
 
 
 def _static_options(plan: QuantisingPlan) -> dict[str, object]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tilewright.errors import ShapeError
-from tilewright.frontend.shapes import Dimension, ShapeRequest, bind_shapes, describe_dimensions
+from tilewright.frontend.shapes import Dimension, ShapeRequest, bind_shapes, describe_dimensions, fits
 from tilewright.tensor import Array
 from tilewright.wording import counted, did_you_mean
 
@@ -101,21 +101,15 @@ def _unstack(wanted: ModelInput, array: Array) -> list[Array]:
             f"{counted(bad, 'element')} that are NaN or infinite; leave these samples out"
         )
     dims = wanted.dimensions
-    if dims is None or _fits(array.shape, dims):
+    if dims is None or fits(array.shape, dims):
         return [array]
-    if _fits(array.shape[1:], dims) and len(array.shape):
+    if fits(array.shape[1:], dims) and len(array.shape):
         return list(array)
-    if array.ndim and dims and dims[0] == 1 and _fits((1, *array.shape[1:]), dims):
+    if array.ndim and dims and dims[0] == 1 and fits((1, *array.shape[1:]), dims):
         return [array[place : place + 1] for place in range(len(array))]
     raise ShapeError(
         f"a sample has the shape of the model's input, or one more axis in front for several samples, but "
         f"{wanted.name!r} is ({describe_dimensions(dims)}) and the array is {array.shape}; give another shape"
-    )
-
-
-def _fits(shape: tuple[int, ...], dims: Sequence[Dimension]) -> bool:
-    return len(shape) == len(dims) and all(
-        isinstance(dim, str) or dim in (0, extent) for dim, extent in zip(dims, shape, strict=True)
     )
 
 
