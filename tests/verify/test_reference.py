@@ -64,6 +64,29 @@ def test_an_onnxruntime_that_dies_costs_only_a_cross_check(monkeypatch: pytest.M
         assert judge(lambda xs: [array.astype(np.float32) for array in reference.outputs(xs)], found).right
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_products_of_bytes_do_not_saturate(shared: bool) -> None:
+    """Without VNNI, ONNX Runtime's own choice limits the sum of two products to int16, and would be the reference.
+
+    Its exact kernels do not take a weight that two operators read: that costs the cross-check.
+    """
+    nodes = [helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])]
+    for n in range(1 + shared):
+        nodes += [
+            helper.make_node("MatMulInteger", ["q", "w", "z"], [f"p{n}"]),
+            helper.make_node("Cast", [f"p{n}"], [f"f{n}"], to=1),
+            helper.make_node("Mul", [f"f{n}", "s"], [f"y{n}"]),
+        ]
+    ends = {f"y{n}": "float32" for n in range(1 + shared)}
+    made = model(nodes, {"x": ([4, 64], "float32")}, ends, w=np.full((64, 16), 127, np.int8))
+    x = 1.0 + np.abs(normal(4, 64))
+    with open_reference(network(made)) as reference:
+        found = reference.outputs([x])
+        assert reference.precision == "float64"
+    for y in found:
+        np.testing.assert_allclose(y, x.astype(np.float64) @ np.full((64, 16), 127.0), rtol=0.01)
+
+
 def test_both_die(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "RuntimeSide", Dying)
     monkeypatch.setattr(module, "EvaluatorSide", Dying)

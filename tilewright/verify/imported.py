@@ -27,7 +27,7 @@ from tilewright.graph.left_out import extract_all
 from tilewright.measure.isolated import IsolatedProcess
 from tilewright.target import Target
 from tilewright.tensor import Array
-from tilewright.verify.reference_process import RuntimeSide
+from tilewright.verify.reference_process import RuntimeSide, multiplies_bytes
 from tilewright.verify.subject import ExecutableSide
 
 __all__ = ["find_wrong_nodes"]
@@ -61,7 +61,8 @@ def find_wrong_nodes(network: Network, target: Target, inputs: Sequence[Array]) 
         names = tuple(spec.name for spec in network.inputs)
         with IsolatedProcess(ExecutableSide, (str(folder / "executable"),)) as ours:
             found = ours.call("run", list(inputs))
-        with IsolatedProcess(RuntimeSide, (str(folder / "model.onnx"), names)) as theirs:
+        runtime = (str(folder / "model.onnx"), names, multiplies_bytes(model))
+        with IsolatedProcess(RuntimeSide, runtime) as theirs:
             theirs.wait()
             expected = theirs.call("outputs", list(inputs))
     outputs = [value.name for value in model.graph.output]

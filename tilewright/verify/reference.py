@@ -27,7 +27,7 @@ from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.half import has_half
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.tensor import Array
-from tilewright.verify.reference_process import EvaluatorSide, RuntimeSide
+from tilewright.verify.reference_process import EvaluatorSide, RuntimeSide, multiplies_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -175,7 +175,9 @@ class OnnxReference:
         self._integers = any(spec.kind != "f" for spec in network.inputs)
         self._processes = {
             "float64": stack.enter_context(IsolatedProcess(EvaluatorSide, (str(path), names, True), _VARIABLES)),
-            self._own_precision: stack.enter_context(IsolatedProcess(RuntimeSide, (str(path), names))),
+            self._own_precision: stack.enter_context(
+                IsolatedProcess(RuntimeSide, (str(path), names, multiplies_bytes(network.onnx)))
+            ),
         }
         # The model's own precision has another process, so that it is evaluated at the same time as float64. A small
         # model takes less time than starting that.
