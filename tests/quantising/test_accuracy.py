@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def test_outputs_that_cannot_be_compared() -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_sums_of_products_of_bytes_are_exact(shared: bool, tmp_path: Path) -> None:
     """Without VNNI, ONNX Runtime's own choice would limit the sum of two products to int16: 2 * 255 * 127 to 32,767."""
-    constants = {
+    constants: dict[str, Any] = {
         "w": np.full((64, 16), 127, np.int8),
         "one": np.ones((), np.float32),
         "zero": np.zeros((), np.uint8),
