@@ -19,9 +19,10 @@ from tests.conformance.lane_cases import CASES, describe, extraction_of, space_o
 from tests.kernels import check_arguments, compile_kernel
 from tests.models import defaults
 from tests.targets import LANES, lack, lane_target
-from tilewright.compiling.build import build
+from tilewright.compiling.build import write
 from tilewright.compiling.kernels import Kernels
 from tilewright.compiling.objects import SharedObjects
+from tilewright.executable.executable import load_executable
 from tilewright.graph.tasks import Extraction
 from tilewright.space.configs import sample
 from tilewright.space.module import task_module
@@ -86,9 +87,9 @@ def test_a_network_computes_what_onnx_runtime_does(
     extraction = extraction_of(name, lanes)
     kernels, programs = Kernels(extraction, tmp_path / "kernels", objects.get(lanes)), defaults(extraction)
     check_calls(extraction, programs)
-    executable = build(extraction, programs, tmp_path / "out", {}, kernels)
+    write(extraction, programs, tmp_path / "out", {}, kernels)
     if not lack(extraction.target):
-        error = network_error(executable, extraction.network)
+        error = network_error(load_executable(tmp_path / "out"), extraction.network)
         assert error is not None
         assert error <= 1e-4
 
