@@ -50,6 +50,7 @@ def _reference(network: Network) -> Callable[[Sequence[NDArray[Any]]], list[NDAr
     from tilewright.frontend.onnx.data import save_onnx
 
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums without VNNI, too
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:

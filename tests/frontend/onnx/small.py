@@ -54,6 +54,7 @@ def read(text: str, opset: int = 17) -> onnx.ModelProto:
 def by_runtime(made: onnx.ModelProto, inputs: Sequence[Any]) -> list[NDArray[Any]]:
     """ONNX Runtime's outputs."""
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums without VNNI, too
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
