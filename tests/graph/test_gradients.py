@@ -282,7 +282,7 @@ def test_the_gradient_of_attention_is_one_function(causal: bool) -> None:
         return (torch.stack(gradients).permute(1, 3, 0, 2, 4).reshape(38, 96) @ weight,)
 
     torch.manual_seed(0)
-    extraction = all_agree(attend, [torch.randn(2, 19, 96), torch.randn(38, 32), torch.randn(96, 16)])
+    extraction = all_agree(attend, [torch.randn(2, 19, 96), torch.randn(38, 32), torch.randn(96, TARGET.lanes)])
     names = [use.task.name.split()[0] for use in extraction.uses]
     assert {"attention", "attention_gradient", "dense"} <= set(names), names
     assert not any(word in name for name in names for word in ("matmul", "transpose", "concatenate")), names
@@ -306,7 +306,7 @@ def test_gradients_of_a_projection_are_written_in_its_order() -> None:
         return (torch.stack(parts).permute(1, 3, 0, 2, 4).reshape(38, 96) @ gradient,)
 
     torch.manual_seed(0)
-    extraction = all_agree(join, [torch.randn(96, 16), *(torch.randn(2, 19, 2, 16) for _ in range(3))])
+    extraction = all_agree(join, [torch.randn(96, TARGET.lanes), *(torch.randn(2, 19, 2, 16) for _ in range(3))])
     names = [use.task.name.split()[0] for use in extraction.uses]
     assert not any("transpose" in name for name in names), names
 
