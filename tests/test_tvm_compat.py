@@ -31,25 +31,6 @@ def test_tvm_is_imported_lightly_and_pytorch_can_be_imported_later() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-ALONE = """
-import gc
-from tilewright.target import Target
-from tilewright.tvm_compat import run_alone
-run_alone()
-Target.parse()
-from tvm.s_tir import Schedule
-assert not hasattr(Schedule.split, "__wrapped__") and gc.get_freeze_count() > 10_000
-"""
-
-
-def test_a_command_s_own_process_is_quicker() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", ALONE], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    changed = ALONE.replace("run_alone()\n", "")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", changed], capture_output=True, text=True, check=False)
-    assert "AssertionError" in done.stderr  # another process stays as it is
-
-
 #: What a process may do first that has not asked for a target itself.
 FIRST = {
     "a target that another process sent": "import pickle; pickle.loads(bytes.fromhex(sys.argv[1])).tvm",

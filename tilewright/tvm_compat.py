@@ -35,7 +35,6 @@ __all__ = [
     "load_object",
     "narrow_indices",
     "plain_clip",
-    "run_alone",
     "set_threads",
     "spin_briefly",
     "unchecked_schedules",
@@ -52,10 +51,6 @@ _IDLE_PASSES = (
     *("s_tir.ThreadSync", "s_tir.InferFragment", "s_tir.LowerThreadAllreduce", "s_tir.MergeSharedMemoryAllocations"),
     *("tirx.VerifyMemory", "tirx.RemoveNoOp"),
 )
-#: Objects after which Python looks for cycles: the new ones, and multiples of that for older ones.
-_COLLECTIONS = (50_000, 20, 100)
-#: Has an entry if this process is Tilewright's own.
-_alone: list[bool] = []
 #: The size of the largest buffer that is kept on the stack, in numbers: 32 vectors of 16.
 _STACK_NUMBERS = 512
 
@@ -136,18 +131,6 @@ def light_errors() -> None:
     os.environ.setdefault("TVM_TRACEBACK_LIMIT", "0")
 
 
-def run_alone() -> None:
-    """Let TVM work quicker in a process that is Tilewright's own, such as a command's. Call before TVM is imported.
-
-    Its errors are light, the primitives of schedules do not compare their arguments with the annotations, and Python
-    looks for cycles less often: graphs and programs are many objects with few cycles. A process of a user's, who may
-    use TVM besides, is left as it is.
-    """
-    light_errors()
-    gc.set_threshold(*_COLLECTIONS)
-    _alone[:] = [True]
-
-
 @contextmanager
 def light_import() -> Iterator[None]:
     """Let TVM be imported in 0.3 s instead of 2, unless it was before. Not to be used by several threads at once.
@@ -177,9 +160,6 @@ def light_import() -> Iterator[None]:
             del sys.modules[name]
         if collecting:
             gc.enable()
-    if _alone:
-        unchecked_schedules()
-        gc.freeze()
 
 
 @contextmanager

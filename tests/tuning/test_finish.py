@@ -126,17 +126,6 @@ def tuner_of(extraction: Extraction, selection: Selection | None = None) -> Netw
     return tuner
 
 
-def test_two_workshops_share_what_is_compiled(
-    extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable, checker: Checker, tmp_path: Path
-) -> None:
-    objects = workshop.kernels.objects.folder
-    before = sorted(objects.iterdir())
-    other = Workshop(extraction, checker, tmp_path, "tuned", workshop.kernels.objects)
-    built = other.build(incumbent.selection)
-    assert sorted(objects.iterdir()) == before
-    np.testing.assert_array_equal(outputs(built.folder), outputs(incumbent.folder))
-
-
 def test_a_candidate_is_judged(incumbent: JudgedExecutable) -> None:
     assert incumbent.verdict.right
     assert incumbent.verdict.error is not None

@@ -126,18 +126,6 @@ def test_the_time_is_kept_with_its_reserve() -> None:
     assert tuner.remeasured <= 10  # 5 % of 200 s
 
 
-def test_a_reserve_that_grows_with_what_has_changed() -> None:
-    tuner, runner = network({"a": bowl, "b": flat}, Budget(seconds=200.0))
-    configs = {"a": None, "b": None}
-    tuner.run(reserve=lambda: 10.0 + 50.0 * tuner.count_changed(configs), finalist_seconds=10.0)
-    assert tuner.count_changed(configs) == 1  # all configs of b are equal, so its default stays
-    assert 120.0 <= runner.clock.now <= 140.0
-    best = tuner.tuners["a"].best_config
-    assert best is not None
-    assert tuner.count_changed({"a": tuple(best.tolist()), "b": None}) == 0
-    assert tuner.count_changed({}) == 2
-
-
 # Budgets that end before the task with more to gain has gained it all: then both deserve the same.
 
 

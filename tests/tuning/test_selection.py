@@ -10,12 +10,10 @@ from tilewright.errors import SpaceError
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.runner import NoRunner
 from tilewright.records.memory import MemoryStore
-from tilewright.space.configs import sample
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import TuningContext
 from tilewright.tuning.scheduler import NetworkTuner
-from tilewright.tuning.selection import Selection, check_selection, select_best, select_recorded
-from tilewright.tuning.spaces import Spaces
+from tilewright.tuning.selection import Selection, check_selection, select_best
 from tilewright.verify.kernels_check import KernelCheck
 
 pytestmark = runs
@@ -36,26 +34,6 @@ def test_what_is_chosen_without_records_is_the_default(extraction: Extraction) -
     assert set(selection.configs.values()) == {None}
     assert selection.tuned == ()
     assert set(selection.functions) == {use.task.key for use in extraction.uses}
-
-
-def test_functions_and_spaces_are_made_once(extraction: Extraction) -> None:
-    spaces, budget = Spaces(), Budget(trials=1).start()
-    before = select_recorded(extraction, MemoryStore(), spaces=spaces)
-    context = TuningContext(TARGET, NoRunner(), MemoryStore(), budget, np.random.default_rng(0))
-    tuner = NetworkTuner(extraction.uses, context, make_space=spaces)
-    tuner.prepare()
-    for use in extraction.uses:
-        assert tuner.tuners[use.task.key].space is spaces(use.task, TARGET)
-    other = next(use.task.key for use in extraction.uses if use.task.kind == "contraction")
-    tuner.tuners[other].best_config = next(
-        row
-        for row in sample(tuner.tuners[other].space, np.random.default_rng(0), 20)
-        if tuple(row) != tuple(tuner.tuners[other].space.default())
-    )
-    after = select_best(extraction, tuner, before)
-    assert after.tuned == (other,)
-    for key, function in after.functions.items():
-        assert function.same_as(before.functions[key]) == (key != other)
 
 
 def test_a_winner_that_is_wrong_on_some_data_is_replaced(

@@ -35,7 +35,6 @@ try:
     from tilewright.cli.streams import prepare_streams
     from tilewright.cli.verbosity import QuietOption, VerboseOption
     from tilewright.errors import TilewrightError
-    from tilewright.tvm_compat import run_alone
 except KeyboardInterrupt:  # before interrupts are handled, and before any work began
     sys.exit(130)
 
@@ -105,7 +104,6 @@ app.add_typer(cost.app, name="cost")
 def main() -> None:
     """Run the command line, and exit with 0: done, 1: a bug, 2: bad input or surroundings, 129, 130, 143: a signal."""
     prepare_streams()
-    run_alone()
     try:
         app(prog_name="tilewright")
     except KeyboardInterrupt:

@@ -59,14 +59,11 @@ class Kernels:
         extraction: the network.
         folder: the directory for object files, which must exist as long as this object is used. It is made if needed.
         objects: compiles the programs, of other networks as well; None: of this network only.
-
-    Attributes:
-        objects: compiles the programs.
     """
 
     def __init__(self, extraction: Extracted, folder: Path, objects: Objects | None = None) -> None:
         self._extraction = extraction
-        self.objects = Objects(folder, extraction.target) if objects is None else objects
+        self._objects = Objects(folder, extraction.target) if objects is None else objects
         self._keys = [{name: use.task.key for use in part.uses for name in use.functions} for part in extraction.parts]
 
     def symbols(self, functions: Mapping[str, tirx.PrimFunc], bucket: int = 0) -> dict[str, str]:
@@ -76,7 +73,7 @@ class Kernels:
             functions: programs by ``Task.key``. Kernels of other tasks are left out.
             bucket: the number of the bucket.
         """
-        return {kernel: self.objects.symbol(kernel, f) for kernel, f in self._programs(functions, bucket).items()}
+        return {kernel: self._objects.symbol(kernel, f) for kernel, f in self._programs(functions, bucket).items()}
 
     def library(
         self,
@@ -99,15 +96,15 @@ class Kernels:
             compile_machine(self._module(functions), self._extraction.target, out)
             return Library(out)
         programs, plans = self._gather(functions, ())
-        self.objects.begin(programs)
+        self._objects.begin(programs)
         others = list(variants)
-        files = self.objects.compile(self._gather(functions, others)[0] if others else programs)
-        runtime, triple = self.objects.folder / "runtime.o", self._extraction.target.triple
+        files = self._objects.compile(self._gather(functions, others)[0])
+        runtime, triple = self._objects.folder / "runtime.o", self._extraction.target.triple
         if not runtime.exists():
             write_runtime(runtime, triple)
         # Files that several processes have made may hold the same program.
         link([*dict.fromkeys(files.values()), runtime], out, repeated=True, triple=triple)
-        if not others and self.objects.are_archived:
+        if not others and self._objects.are_archived:
             try:
                 write_objects(tuple(dict.fromkeys(files.values())), objects_beside(out))
             except OSError as exc:
@@ -117,13 +114,15 @@ class Kernels:
     def begin(self, functions: Mapping[str, tirx.PrimFunc]) -> None:
         """Begin to compile what :meth:`library` will need for these functions, and do not wait for it."""
         if all(part.plan is not None for part in self._extraction.parts):
-            self.objects.begin(self._gather(functions, ())[0])
+            self._objects.begin(self._gather(functions, ())[0])
 
     def begin_some(self, functions: Mapping[str, tirx.PrimFunc]) -> None:
         """Begin to compile some functions, by ``Task.key``, while it is not known what others there will be."""
         for bucket, part in enumerate(self._extraction.parts):
             if part.plan is not None:
-                self.objects.begin({self.objects.symbol(k, f): f for k, f in self._programs(functions, bucket).items()})
+                self._objects.begin(
+                    {self._objects.symbol(k, f): f for k, f in self._programs(functions, bucket).items()}
+                )
 
     def _gather(
         self, functions: Mapping[str, tirx.PrimFunc], others: Sequence[Mapping[str, tirx.PrimFunc]]
@@ -136,10 +135,10 @@ class Kernels:
             wanted = set(part.plan.kernels)
             plain = {var.name_hint: f for var, f in part.module.functions_items() if var.name_hint in wanted}
             chosen = plain | self._programs(functions, bucket)
-            names = {kernel: self.objects.symbol(kernel, f) for kernel, f in chosen.items()}
+            names = {kernel: self._objects.symbol(kernel, f) for kernel, f in chosen.items()}
             programs |= {names[kernel]: f for kernel, f in chosen.items()}
             for other in others:
-                programs |= {self.objects.symbol(k, f): f for k, f in self._programs(other, bucket).items()}
+                programs |= {self._objects.symbol(k, f): f for k, f in self._programs(other, bucket).items()}
             plans.append(part.plan.rename_kernels(names))
         return programs, plans
 
@@ -153,7 +152,7 @@ class Kernels:
         for bucket, part in enumerate(self._extraction.parts):
             for kernel, function in self._programs(functions, bucket).items() if part.plan is not None else ():
                 try:
-                    self.objects.compile({self.objects.symbol(kernel, function): function})
+                    self._objects.compile({self._objects.symbol(kernel, function): function})
                 except CompilerError:
                     failing.append(self._keys[bucket][kernel])
         return tuple(dict.fromkeys(failing))

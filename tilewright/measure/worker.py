@@ -59,7 +59,6 @@ from tilewright.target import Target
 from tilewright.tvm_compat import (
     keep_nan,
     lean_kernels,
-    light_errors,
     light_import,
     set_threads,
     spin_briefly,
@@ -86,8 +85,7 @@ def main(connection: Connection, cores: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the pool decides what to do about an interrupt
     die_first()
     spin_briefly()
-    light_errors()
-    set_threads(cores)  # all before anything imports TVM
+    set_threads(cores)  # both before anything imports TVM
     try:
         with light_import():
             import tvm  # noqa: F401  the slow part of starting, here rather than in the first build

@@ -39,10 +39,7 @@ _DOUBT = 1.3
 #: The share of the budget for choosing algorithms of convolutions, seconds for that without a time limit, and seconds
 #: below which it is not begun, since a convolution takes 2 to 5 s.
 _ALGORITHMS, _MOST_ALGORITHMS, _LEAST_ALGORITHMS = 0.1, 60.0, 3.0
-#: The share of the seconds of compiling an executable that linking it and writing its weights takes. (A choice.)
-_LINKING = 0.25
-#: Seconds in which the first workers start, which tuning would wait for as well: 2.5 on a quiet machine. They begin
-#: before the network is read.
+#: Seconds in which the first workers start, which tuning would wait for as well: 2.5 on a quiet machine.
 _STARTING = 3.0
 #: The share of the budget for measuring the best few schedules of each task once more.
 _FINALISTS = 0.05
@@ -86,7 +83,6 @@ class BudgetPlan:
         writing: for compiling, writing and judging the tuned executable.
         after_race_seconds: the part of ``writing`` that comes after the race.
         most_algorithm_trials: the most measurements for choosing algorithms.
-        tasks: the number of tasks.
     """
 
     reading: PlannedStep
@@ -101,24 +97,12 @@ class BudgetPlan:
     writing: PlannedStep
     after_race_seconds: float
     most_algorithm_trials: float
-    tasks: int
 
     @property
     def after_rounds(self) -> float:
-        """Seconds that the steps after the rounds and the finalists take, at most."""
+        """Seconds that the steps after the rounds and the finalists take."""
         steps = (self.in_place, self.checking, self.race, self.runtime, self.writing)
         return sum(step.seconds for step in steps)
-
-    def find_reserve(self, changed: int) -> float:
-        """Seconds that these steps take if some tasks have changed: only their kernels are compiled and checked.
-
-        Args:
-            changed: the number of these tasks.
-        """
-        share = min(1.0, _LINKING + changed / max(1, self.tasks))
-        compiling = self.writing.seconds - self.after_race_seconds
-        checking = min(self.checking.seconds, _CHECKING_TASK * changed)
-        return self.after_rounds - (1.0 - share) * compiling - (self.checking.seconds - checking)
 
     def steps(self) -> Iterator[tuple[str, PlannedStep]]:
         """Each step with its name, in their order."""
@@ -213,7 +197,6 @@ def plan_budget(budget: Budget, facts: Facts) -> BudgetPlan:
         writing=writing,
         after_race_seconds=publishing,
         most_algorithm_trials=math.inf if budget.trials is None else _ALGORITHMS * budget.trials,
-        tasks=facts.tasks,
     )
 
 
@@ -247,13 +230,13 @@ def _plan_algorithms(budget: Budget, facts: Facts, left: float, writing: float) 
     if not facts.chooses:
         return PlannedStep(0.0, "no convolution or attention of the network has a choice")
     seconds = _share(budget, _ALGORITHMS, _MOST_ALGORITHMS)
-    starting = max(0.0, _STARTING - facts.read_seconds - facts.incumbent_seconds)
     # Cutting the network into tasks once more takes as long as before, and making design spaces about that as well.
     reserve = 2.0 * facts.extract_seconds + writing
     if seconds < _LEAST_ALGORITHMS or left <= reserve:
         return PlannedStep(0.0, "the budget is too short to measure a convolution")
-    why = f", and {starting:.1f} s until workers have started" if starting else ""
-    return PlannedStep(min(starting + seconds, left - reserve), f"{_why_share(budget, _ALGORITHMS)}{why}")
+    return PlannedStep(
+        min(_STARTING + seconds, left - reserve), f"{_why_share(budget, _ALGORITHMS)}, and {_STARTING:g} s for workers"
+    )
 
 
 def _share(budget: Budget, share: float, most: float) -> float:

@@ -21,12 +21,10 @@ from tilewright.tuning.report import NodeReport
 from tilewright.tuning.roofline import Roofline, measure_roofline
 from tilewright.tuning.run_log import RunLog
 
-__all__ = ["HasNodes", "PoolMaker", "Reserve", "Scheduling", "TuningContext", "Workplace"]
+__all__ = ["HasNodes", "PoolMaker", "Scheduling", "TuningContext", "Workplace"]
 
 #: Makes what measures for a target. It calls the function with each measurement as it is made.
 PoolMaker: TypeAlias = Callable[[Target, Callable[[Measurement], None]], Pool]
-#: Gives the seconds of a budget to leave for what comes after tuning. They depend on how many kernels have changed.
-Reserve: TypeAlias = Callable[[], float]
 
 
 def _make_local_pool(target: Target, on_measurement: Callable[[Measurement], None]) -> Pool:

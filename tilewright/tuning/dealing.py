@@ -17,7 +17,7 @@ from tilewright.errors import SpaceError
 from tilewright.measure.outcome import Measurement
 from tilewright.measure.runner import Job, ParallelRunner, Runner
 from tilewright.space.guard import guard_space
-from tilewright.tuning.context import Reserve, Scheduling, TuningContext
+from tilewright.tuning.context import Scheduling, TuningContext
 from tilewright.tuning.sharing import Lending
 from tilewright.tuning.task_state import TaskState
 from tilewright.tuning.tuner import OpenRound
@@ -96,11 +96,8 @@ class Dealer:
         self._parallel = isinstance(runner, ParallelRunner)
         self._tickets, self._open = count(), dict[int, _Open]()
 
-    def run(self, reserve: Reserve) -> None:
-        """The first pass, then rounds until the reserve is all that is left, or no task promises anything.
-
-        Args:
-            reserve: seconds of the budget to leave, as of now.
+    def run(self, reserve: float) -> None:
+        """The first pass, then rounds until ``reserve`` seconds are left or no task promises anything.
 
         Raises:
             BaseException: as the runner does. What the open rounds had brought is learnt from the store.
@@ -112,7 +109,7 @@ class Dealer:
                 tuned = [task for task in self._order if task not in waiting]
                 self._deal(tuned, reserve, keep=(sharing.top + 1) * len(waiting))
                 for task in waiting:
-                    if task.live and not self._budget.exhausted(reserve()):
+                    if task.live and not self._budget.exhausted(reserve):
                         self._begin(task, 0, reserve, proposes=False)
                         self._make_room()
                 self._drain()
@@ -124,10 +121,10 @@ class Dealer:
 
     # Whose turn it is -------------------------------------------------------------------------------------------------
 
-    def _deal(self, tasks: Sequence[TaskState], reserve: Reserve, keep: int = 0) -> None:
+    def _deal(self, tasks: Sequence[TaskState], reserve: float, keep: int = 0) -> None:
         """A first pass over some tasks, then rounds, until ``keep`` trials or ``reserve`` seconds are left."""
         self._first_pass(tasks, reserve)
-        while not self._budget.exhausted(reserve()):
+        while not self._budget.exhausted(reserve):
             left = self._trials_left(reserve)
             trials = sum(0 if task.tuner is None else task.tuner.trials for task in self._tasks)
             if left <= min(keep, _MOST_BORROWING * (trials + left)):
@@ -145,13 +142,13 @@ class Dealer:
                 break
         self._drain()
 
-    def _first_pass(self, tasks: Sequence[TaskState], reserve: Reserve) -> None:
+    def _first_pass(self, tasks: Sequence[TaskState], reserve: float) -> None:
         # A task that is known well enough from records needs no first round.
         first = self._scheduling.first_round
         todo = [task for task in tasks if task.live and (task.measured < first or math.isinf(task.best))]
         light = _LIGHT * float(np.mean([task.use.weight * task.possible for task in self._tasks])) if todo else 0.0
         for done, task in enumerate(todo):
-            if self._budget.exhausted(reserve()) or self._budget.remaining_trials <= self._in_flight:
+            if self._budget.exhausted(reserve) or self._budget.remaining_trials <= self._in_flight:
                 return
             size = self._first_size(todo[:done], len(todo) - done, reserve)
             if task.use.weight * task.possible < light:  # the cost model's first choice, too, where there is one
@@ -159,13 +156,13 @@ class Dealer:
             self._begin(task, size, reserve)
             self._make_room()
 
-    def _first_size(self, done: Sequence[TaskState], left: int, reserve: Reserve) -> int:
+    def _first_size(self, done: Sequence[TaskState], left: int, reserve: float) -> int:
         """How many candidates each of the ``left`` first rounds may have: fewer where the budget is small."""
         trials = _FIRST_PASS_SHARE * (self._budget.remaining_trials - self._in_flight) / left
         known = _seconds_per_trial(done)
         if known:
             mean = sum(known) / len(known) / self._runner.machines
-            trials = min(trials, _FIRST_PASS_SHARE * (self._budget.remaining_seconds - reserve()) / (left * mean))
+            trials = min(trials, _FIRST_PASS_SHARE * (self._budget.remaining_seconds - reserve) / (left * mean))
         return int(min(self._scheduling.first_round, max(2.0, trials)))
 
     def _round_size(self, task: TaskState, tasks: Sequence[TaskState]) -> int:
@@ -193,12 +190,12 @@ class Dealer:
         """How many trials a task may still have."""
         return self._scheduling.task_trials - (0 if task.tuner is None else task.tuner.trials)
 
-    def _trials_left(self, reserve: Reserve) -> float:
+    def _trials_left(self, reserve: float) -> float:
         """About how many candidates the rest of the budget is enough for."""
         known = _seconds_per_trial(self._tasks)
         if not known:
             return self._budget.remaining_trials
-        seconds = max(0.0, self._budget.remaining_seconds - reserve()) * self._runner.machines
+        seconds = max(0.0, self._budget.remaining_seconds - reserve) * self._runner.machines
         return min(self._budget.remaining_trials, seconds * len(known) / sum(known))
 
     # Rounds -----------------------------------------------------------------------------------------------------------
@@ -208,7 +205,7 @@ class Dealer:
         """How many candidates are being measured."""
         return sum(len(each.begun.batch) for each in self._open.values())
 
-    def _begin(self, task: TaskState, size: int, reserve: Reserve, *, proposes: bool = True) -> None:
+    def _begin(self, task: TaskState, size: int, reserve: float, *, proposes: bool = True) -> None:
         """Begin a round of a task. Without ``proposes`` it has no candidates but its default and what it borrows."""
         assert task.tuner is not None
         self._update(task.use.task.name)
@@ -224,7 +221,7 @@ class Dealer:
                     return
                 begun = task.tuner.begin(wanted)
                 self._open[ticket] = _Open(task, begun)
-                deadline = self._budget.deadline - reserve()
+                deadline = self._budget.deadline - reserve
                 self._runner.submit(ticket, Job(task.tuner.space, begun.batch, task.tuner.best_seconds, deadline))
         except SpaceError as error:  # one task's space must not end the tuning of the others
             self._abandon(ticket)

@@ -90,7 +90,7 @@ class Finishing:
             self._race_runtime(times)
 
     def _finish(self, tuner: NetworkTuner, times: FinishTimes, short: bool) -> None:
-        selection = select_best(self.workshop.extraction, tuner, self.incumbent.selection)
+        selection = select_best(self.workshop.extraction, tuner)
         if self._is_incumbent(selection):
             return
         tuned = self._built(selection)

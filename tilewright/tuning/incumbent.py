@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +13,6 @@ from tilewright.graph.left_out import MOST_DIVISIONS, extract_all, find_failing,
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.records.memory import MemoryStore
 from tilewright.records.store import Store
-from tilewright.space.space import DesignSpace
-from tilewright.target import Target
-from tilewright.task import Task
 from tilewright.tuning.selection import select_recorded
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
 from tilewright.verify.checker import Checker
@@ -78,13 +74,7 @@ def extract_compiled(extraction: Extraction, aside: Path, why: str) -> Extractio
     return extract_all(leave_out_all(network, why), target)
 
 
-def build_incumbent(
-    extraction: Extracted,
-    checker: Checker,
-    aside: Path,
-    store: Store,
-    spaces: Callable[[Task, Target], DesignSpace] | None = None,
-) -> Incumbent:
+def build_incumbent(extraction: Extracted, checker: Checker, aside: Path, store: Store) -> Incumbent:
     """Build the executable with the best schedules on record, or with default ones, and judge it.
 
     If its outputs are wrong because operators of an ONNX model were imported wrong, ONNX Runtime runs these operators.
@@ -94,15 +84,13 @@ def build_incumbent(
         checker: judges the executable.
         aside: a directory for files, which outlives the executable.
         store: earlier measurements.
-        spaces: makes design spaces; by default :func:`tilewright.ops.registry.make_space`.
 
     Raises:
         CheckError: the outputs are wrong, and no wrong operator of an ONNX model was found.
     """
     workshop = Workshop(extraction, checker, aside, "first")
     try:
-        selection = select_recorded(extraction, store, begin=workshop.kernels.begin_some, spaces=spaces)
-        return Incumbent(extraction, workshop, workshop.build(selection))
+        return Incumbent(extraction, workshop, workshop.build(select_recorded(extraction, store)))
     except CompilerError as error:
         if any(part.network.partition is None for part in extraction.parts):
             raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tilewright.errors import SpaceError
@@ -20,7 +20,7 @@ from tilewright.space.guard import guard_space
 from tilewright.space.space import Configs, DesignSpace, name_instruction
 from tilewright.target import Target
 from tilewright.task import Task
-from tilewright.tuning.context import HasNodes, Reserve, Scheduling, TuningContext
+from tilewright.tuning.context import HasNodes, Scheduling, TuningContext
 from tilewright.tuning.dealing import Dealer, race_in_parallel
 from tilewright.tuning.progress import TuneState
 from tilewright.tuning.report import NetworkReport
@@ -115,14 +115,6 @@ class NetworkTuner:
         known = [task for task in self._tasks if math.isfinite(task.best)]
         return sum(task.use.weight * task.best for task in known) if known else None
 
-    def count_changed(self, configs: Mapping[str, tuple[int, ...] | None]) -> int:
-        """How many tasks have another best config now than an executable.
-
-        Args:
-            configs: of the executable, by ``Task.key``; None: it has the default. Other tasks are not part of it.
-        """
-        return sum(key not in configs or tuner.differs(configs[key]) for key, tuner in self.tuners.items())
-
     def prepare(self, reserve: float = 0.0) -> None:
         """Make the design spaces and learn what the store knows of them. Done by :meth:`run`; may be called before.
 
@@ -166,11 +158,11 @@ class NetworkTuner:
             first += f", {without} without a design space, built by TVM without tuning"
         return [first, *([] if self._lending is None else self._lending.plan())]
 
-    def run(self, reserve: float | Reserve = 0.0, finalists: int = 3, finalist_seconds: float = 0.0) -> None:
+    def run(self, reserve: float = 0.0, finalists: int = 3, finalist_seconds: float = 0.0) -> None:
         """Tune until the budget is spent, no task promises a gain, or the user interrupts.
 
         Args:
-            reserve: seconds of the budget to leave for what comes after; or what gives them, as of now.
+            reserve: seconds of the budget to leave for what comes after.
             finalists: the number of a task's best configs that are measured once more at the end; 0: none.
             finalist_seconds: for these measurements. Without a time limit they take at most 5 % of the trials.
 
@@ -178,21 +170,17 @@ class NetworkTuner:
             MeasureError: the runner cannot work.
             RecordsError: the store cannot be used.
         """
-        extra = finalist_seconds if finalists > 0 else 0.0
-
-        def find_reserve() -> float:
-            return reserve() if callable(reserve) else reserve
-
+        rest = reserve + (finalist_seconds if finalists > 0 else 0.0)
         try:
             with self.interruptible():
-                self.prepare(find_reserve() + extra)
+                self.prepare(rest)
                 if self.interrupted:
                     return
                 self._context.log.phase("rounds")
-                self._dealer().run(lambda: find_reserve() + extra)
+                self._dealer().run(rest)
                 if finalists > 0:
                     self._context.log.phase("finalists")
-                    self.remeasure_finalists(finalists, find_reserve())
+                    self.remeasure_finalists(finalists, reserve)
         finally:
             self._ended = self._budget.elapsed
             self._update("")

@@ -15,8 +15,6 @@ from tilewright.ops.registry import make_space
 from tilewright.records.store import Store
 from tilewright.space.guard import guard_space
 from tilewright.space.space import DesignSpace
-from tilewright.target import Target
-from tilewright.task import Task
 from tilewright.verify.kernels_check import KernelCheck, check_kernels
 
 if TYPE_CHECKING:
@@ -26,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection", "check_selection", "select_best", "select_recorded"]
 
-#: How many scheduled functions are compiled together, while others are scheduled. (A choice: with fewer than the cores
-#: times the functions of an object file, there would be more files.)
-_ENOUGH = 16
+#: How many scheduled functions are compiled together, while others are scheduled. (A choice: fewer functions would make
+#: more object files.)
+_ENOUGH = 64
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,7 @@ class Selection:
 
 
 def select_recorded(
-    extraction: Extracted,
-    store: Store,
-    target: str = "",
-    begin: Callable[[Mapping[str, PrimFunc]], None] | None = None,
-    spaces: Callable[[Task, Target], DesignSpace] | None = None,
+    extraction: Extracted, store: Store, target: str = "", begin: Callable[[Mapping[str, PrimFunc]], None] | None = None
 ) -> Selection:
     """The best schedule on record of each task, or its default: what the network runs with before it is tuned.
 
@@ -67,7 +61,6 @@ def select_recorded(
         store: earlier measurements.
         target: the key of the target that the records are of; empty: the extraction's own.
         begin: is called with some functions, by ``Task.key``, whenever there are enough of them to compile.
-        spaces: makes design spaces; by default :func:`tilewright.ops.registry.make_space`.
 
     Raises:
         RecordsError: the store cannot be read.
@@ -79,7 +72,7 @@ def select_recorded(
             begun = len(found.functions)
         key = use.task.key
         try:
-            space = (spaces or make_space)(use.task, extraction.target)
+            space = make_space(use.task, extraction.target)
             known = store.best(key, target or extraction.target.key, space.template, 1)
             config = np.asarray(known[0].config, dtype=np.int32) if known else None
             with guard_space(f"the design space of {use.task.name!r}"):
@@ -107,15 +100,9 @@ def _fits(space: DesignSpace, config: NDArray[np.int32]) -> bool:
     )
 
 
-def select_best(extraction: Extracted, tuner: NetworkTuner, before: Selection | None = None) -> Selection:
-    """The best that the tuner knows of each task now: at first what the records hold, or the defaults.
-
-    Args:
-        extraction: the network.
-        tuner: of the network.
-        before: what some of the tasks ran with before. The functions of configs that are still the best are taken over.
-    """
-    found, former = Selection(), Selection() if before is None else before
+def select_best(extraction: Extracted, tuner: NetworkTuner) -> Selection:
+    """The best that the tuner knows of each task now: at first what the records hold, or the defaults."""
+    found = Selection()
     for use in extraction.uses:
         key, known = use.task.key, tuner.tuners.get(use.task.key)
         try:
@@ -123,12 +110,10 @@ def select_best(extraction: Extracted, tuner: NetworkTuner, before: Selection | 
             config = known.best_config if known is not None else None
             if config is not None and np.array_equal(config, space.default()):
                 config = None
-            row = None if config is None else tuple(int(index) for index in config)
-            function = former.functions.get(key) if former.configs.get(key) == row else None
-            found.functions[key] = _schedule(space, config) if function is None else function
+            found.functions[key] = _schedule(space, config)
         except SpaceError:  # TVM builds the task without a schedule
             continue
-        found.configs[key] = row
+        found.configs[key] = None if config is None else tuple(int(index) for index in config)
     return found
 
 

@@ -51,7 +51,6 @@ from tilewright.tuning.roofline import Roofline
 from tilewright.tuning.run_log import LOG, RunLog, write_run
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.session_report import Outcomes, report_session
-from tilewright.tuning.spaces import Spaces
 from tilewright.tuning.ways import Ways, choose_ways, has_choice, recorded_ways
 from tilewright.tuning.workshop import Workshop
 from tilewright.tvm_compat import wanted_threads
@@ -157,7 +156,6 @@ class _Session:
     roofline: Roofline | None = None
     preparation: Preparation = field(default_factory=Preparation)
     ways: Ways = field(default_factory=Ways)
-    spaces: Spaces = field(default_factory=Spaces)
     algorithm_trials: int = 0
     network: Network | None = None
     extract_seconds: float = 0.0
@@ -213,8 +211,8 @@ class _Session:
     def _build_incumbent(self) -> None:
         """Build and judge what the network runs with before it is tuned: the incumbent."""
         self.log.phase("incumbent")
-        self._use_ways(recorded_ways(self.extraction, self.machine, self.store))
-        built = build_incumbent(self.extraction, self.checker, self.aside, self.store, self.spaces)
+        self._use_recorded_algorithms()
+        built = build_incumbent(self.extraction, self.checker, self.aside, self.store)
         if built.extraction is not self.extraction:
             self.extraction, self.network, self.ways = built.extraction, built.extraction.network, Ways()
         self.workshop, self.incumbent = built.workshop, built.executable
@@ -222,6 +220,10 @@ class _Session:
         self.finishing = Finishing(self.workshop, self.incumbent)
         if self.incumbent.verdict.outcome is Outcome.UNDECIDABLE:
             self.notes.append(f"it is not decidable whether the outputs are right: {self.incumbent.verdict.evidence}")
+
+    def _use_recorded_algorithms(self) -> None:
+        """Compute convolutions as the records say, where they say anything."""
+        self._use_ways(recorded_ways(self.extraction, self.machine, self.store))
 
     def _use_ways(self, ways: Ways) -> None:
         """Exchange the functions for which other ways were chosen than they have."""
@@ -281,8 +283,7 @@ class _Session:
 
     def tune(self) -> None:
         """Tune the tasks until the rest of the budget is needed for what comes after."""
-        plan, configs = self.planned, self.incumbent.selection.configs
-        assert plan is not None
+        assert self.planned is not None
         self.log.phase("design spaces")
         self.log.network(list_functions(self.extraction))
         for use in self.extraction.uses:
@@ -291,16 +292,15 @@ class _Session:
         with self.tuner.interruptible():
             self.tuner.prepare()
             self.budget.progress.announce(self.tuner.plan())
-            last = plan.finalists.seconds
-            self.tuner.run(lambda: plan.find_reserve(self.tuner.count_changed(configs)), finalist_seconds=last)
+            self.tuner.run(reserve=self.planned.after_rounds, finalist_seconds=self.planned.finalists.seconds)
         if self.pool is not None:
             self.pool.close()  # nothing else of ours runs in the final race
         self.tuned = self.budget.elapsed
 
     def _make_tuner(self) -> NetworkTuner:
-        uses, roofline = self.extraction.uses, self.roofline
-        context = TuningContext(self.machine, self.pool or NoRunner(), self.store, self.budget, self.rng, self.log)
-        return NetworkTuner(uses, context, method=self.method, roofline=roofline, make_space=self.spaces)
+        runner = NoRunner() if self.pool is None else self.pool
+        context = TuningContext(self.machine, runner, self.store, self.budget, self.rng, self.log)
+        return NetworkTuner(self.extraction.uses, context, method=self.method, roofline=self.roofline)
 
     # Select and verify ------------------------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class _Session:
         plan, workshop = self.planned, self.workshop
         assert plan is not None
         if self.extraction is not self.incumbent.extraction:
-            workshop = Workshop(self.extraction, self.checker, self.aside, "tuned", workshop.kernels.objects)
+            workshop = Workshop(self.extraction, self.checker, self.aside, "tuned")
         self.finishing = Finishing(workshop, self.incumbent, log=self.log)
         times = FinishTimes(
             checking=plan.checking.seconds,

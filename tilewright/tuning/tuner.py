@@ -219,12 +219,6 @@ class TaskTuner:
         """``(n,)``: latencies of configs in seconds; nan: it failed, or was never measured."""
         return np.asarray([self._seconds.get(tuple(row), math.nan) for row in configs.tolist()], dtype=np.float64)
 
-    def differs(self, config: tuple[int, ...] | None) -> bool:
-        """Whether the best config is another one than ``config``; None: than the default. Before there is one, no."""
-        if self.best_config is None:
-            return False
-        return tuple(self.best_config.tolist()) != (self._default if config is None else config)
-
     def finalists(self, count: int = 3, factor: float = _RACE_FACTOR) -> Configs:
         """``(n, knobs)``: at most ``count`` of the fastest configs, fastest first, none slower than best x factor.
 

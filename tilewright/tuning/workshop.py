@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tilewright.compiling.build import build, replace_kernels
 from tilewright.compiling.kernels import Kernels
-from tilewright.compiling.objects import Objects
 from tilewright.errors import CheckError, CompilerError, OutputError, SpaceError
 from tilewright.graph.buckets import Extracted, combine
 from tilewright.graph.left_out import leave_out_all
@@ -52,14 +51,11 @@ class Workshop:
         checker: judges the executables.
         aside: a directory for files, which outlives the candidates.
         name: of this workshop's files; two in one directory have two names.
-        objects: has compiled kernels of the network before; None: none was compiled.
     """
 
-    def __init__(
-        self, extraction: Extracted, checker: Checker, aside: Path, name: str, objects: Objects | None = None
-    ) -> None:
+    def __init__(self, extraction: Extracted, checker: Checker, aside: Path, name: str) -> None:
         self.extraction = extraction
-        self.kernels = Kernels(extraction, aside / f"{name}-kernels", objects)
+        self.kernels = Kernels(extraction, aside / f"{name}-kernels")
         self._checker, self._aside, self._name = checker, aside, name
         self._count = 0
         self._first: Path | None = None

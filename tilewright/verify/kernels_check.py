@@ -23,7 +23,7 @@ from tilewright.measure.arguments import TOLERANCE, Parameter, parameters_of
 from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.target import Target
 from tilewright.tensor import Array
-from tilewright.tvm_compat import keep_nan, lean_kernels, load_object
+from tilewright.tvm_compat import keep_nan, load_object
 from tilewright.verify.integer_arguments import find_integer_ranges
 
 if TYPE_CHECKING:
@@ -185,9 +185,9 @@ class KernelSide:
         import tvm
 
         parameters, ranges = parameters_of(self._default), find_integer_ranges(self._default)
-        module = keep_nan(tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")}))
-        with lean_kernels(checks=True):  # as executables have them
-            kernel = tvm.compile(module, target=self._target)["main"]
+        kernel = tvm.compile(
+            keep_nan(tvm.ir.IRModule({"main": function.with_attr("global_symbol", "main")})), target=self._target
+        )["main"]
         arrays = [np.empty(p.shape, dtype=p.dtype) for p in parameters]
         tensors = [tvm.runtime.tensor(array) for array in arrays]
         found = []
