@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from tests.kernels import call_kernel
 from tests.targets import lack, lane_target
+from tilewright.saturating import ROUNDING, ROUNDING_BITS
 from tilewright.tvm_compat import keep_nan
+
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.te import Tensor
+
+
+def write_out(tensors: Sequence[Tensor], vectors: int, lanes: int) -> IRModule:
+    """A function whose loop has ``vectors`` stores of ``lanes`` numbers of ``y``, the last tensor."""
+    from tvm import te
+    from tvm.s_tir import Schedule
+
+    schedule = Schedule(te.create_prim_func(tensors))
+    (loop,) = schedule.get_loops(schedule.get_sblock("y"))
+    _, written_out, vector = schedule.split(loop, factors=[None, vectors, lanes])
+    schedule.unroll(written_out)
+    schedule.vectorize(vector)
+    return schedule.mod
 
 
 @pytest.mark.parametrize("lanes", [8, 16], ids=lambda lanes: f"{lanes} lanes")
@@ -16,22 +37,17 @@ def test_neighbouring_vectors_are_stored_at_once(vectors: int, lanes: int) -> No
     """Also numbers that are no bytes: their lowest byte is kept."""
     import tvm
     from tvm import te
-    from tvm.s_tir import Schedule
 
     x = te.placeholder((3 * vectors * lanes,), "int32", name="x")
     y = te.compute(x.shape, lambda i: (x[i] * 3).astype("uint8"), name="y")
-    schedule = Schedule(te.create_prim_func([x, y]))
-    (loop,) = schedule.get_loops(schedule.get_sblock("y"))
-    _, written_out, vector = schedule.split(loop, factors=[None, vectors, lanes])
-    schedule.unroll(written_out)
-    schedule.vectorize(vector)
+    module = write_out([x, y], vectors, lanes)
     target = lane_target(lanes)
-    code = tvm.compile(keep_nan(schedule.mod), target=target.tvm).mod.inspect_source("asm")
+    code = tvm.compile(keep_nan(module), target=target.tvm).mod.inspect_source("asm")
     assert "vpackusdw" in code or "vpackssdw" in code
     if not lack(target):
         numbers = np.random.default_rng(0).integers(-(1 << 31), 1 << 31, 3 * vectors * lanes).astype(np.int32)
         result = tvm.runtime.tensor(np.zeros(numbers.shape, np.uint8))
-        call_kernel(schedule.mod, target, tvm.runtime.tensor(numbers), result)
+        call_kernel(module, target, tvm.runtime.tensor(numbers), result)
         assert np.array_equal(result.numpy(), (numbers * 3).astype(np.uint8))
 
 
@@ -42,7 +58,6 @@ def test_instructions_that_pack_apply_limits_of_bytes(kind: str, vectors: int, l
     """Of numbers that are rounded, with a zero point; and of any int32, with a number that is no byte."""
     import tvm
     from tvm import te, tirx
-    from tvm.s_tir import Schedule
 
     rounded = kind == "rounded"
     x = te.placeholder((3 * vectors * lanes,), "float32" if rounded else "int32", name="x")
@@ -51,17 +66,13 @@ def test_instructions_that_pack_apply_limits_of_bytes(kind: str, vectors: int, l
     def element(i: tirx.Var) -> tirx.Expr:
         whole = x[i]
         if rounded:
-            whole = tirx.reinterpret("int32", x[i] + tirx.const(12582912.0, "float32")) - tirx.const(0x4B400000)
+            whole = tirx.reinterpret("int32", x[i] + tirx.const(ROUNDING, "float32")) - tirx.const(ROUNDING_BITS)
         whole = whole + zero[0].astype("int32")
         return tirx.max(tirx.min(whole, tirx.const(255, "int32")), tirx.const(0, "int32")).astype("uint8")
 
-    schedule = Schedule(te.create_prim_func([x, zero, te.compute(x.shape, element, name="y")]))
-    (loop,) = schedule.get_loops(schedule.get_sblock("y"))
-    _, written_out, vector = schedule.split(loop, factors=[None, vectors, lanes])
-    schedule.unroll(written_out)
-    schedule.vectorize(vector)
+    module = write_out([x, zero, te.compute(x.shape, element, name="y")], vectors, lanes)
     target = lane_target(lanes)
-    code = tvm.compile(keep_nan(schedule.mod), target=target.tvm).mod.inspect_source("asm")
+    code = tvm.compile(keep_nan(module), target=target.tvm).mod.inspect_source("asm")
     assert "vpackssdw" in code
     assert "vpmaxsd" not in code
     assert ("vcvtps2dq" in code) == (rounded and lanes == 8)
@@ -77,5 +88,5 @@ def test_instructions_that_pack_apply_limits_of_bytes(kind: str, vectors: int, l
         offset = np.asarray([400_000], np.int32)
         wanted = numbers.astype(np.int64) + 400_000
     result = tvm.runtime.tensor(np.zeros(count, np.uint8))
-    call_kernel(schedule.mod, target, tvm.runtime.tensor(numbers), tvm.runtime.tensor(offset), result)
+    call_kernel(module, target, tvm.runtime.tensor(numbers), tvm.runtime.tensor(offset), result)
     assert np.array_equal(result.numpy(), np.clip(wanted, 0, 255).astype(np.uint8))

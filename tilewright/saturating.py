@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tvm.ir import Expr
 
-__all__ = ["read_levels"]
+__all__ = ["ROUNDING", "ROUNDING_BITS", "read_levels"]
 
-#: The number whose sum with another one rounds it, and that number's bits.
-_MAGIC, _MAGIC_BITS = 12582912.0, 0x4B400000
+#: 1.5 * 2^23, and its bits. The sum of this number and one below 2^22 is rounded to an integer, as ``nearbyint`` rounds
+#: it: halves to the even one. Addition is one instruction, and rounding two.
+ROUNDING, ROUNDING_BITS = 12582912.0, 0x4B400000
 #: LLVM's names of the instructions that round float32 to int32, by the lanes of a register.
 _ROUNDS = {8: "llvm.x86.avx.cvt.ps2dq.256"}
 
@@ -74,7 +75,7 @@ def _read_rounding(expr: Any, lanes: int) -> tuple[Any, Any]:
     rounded = [x for x in sums if x is not None]
     zeros = [one for (_, one), x in zip(others, sums, strict=True) if x is None]
     plain = len(rounded) == 1 and len(zeros) <= 1 and all(sign == 1 for sign, _ in others)
-    if not plain or constant != -_MAGIC_BITS or lanes not in _ROUNDS or not all(map(_is_byte, zeros)):
+    if not plain or constant != -ROUNDING_BITS or lanes not in _ROUNDS or not all(map(_is_byte, zeros)):
         return expr, None
     level = tirx.call_llvm_pure_intrin(f"int32x{lanes}", _ROUNDS[lanes], rounded[0])
     return level, zeros[0].value if zeros else None
@@ -88,7 +89,7 @@ def _read_sum(expr: Any) -> Any:
         return None
     (total,) = expr.args
     magic = isinstance(total, tirx.Add) and isinstance(total.b, tirx.Broadcast)
-    return total.a if magic and getattr(total.b.value, "value", None) == _MAGIC else None
+    return total.a if magic and getattr(total.b.value, "value", None) == ROUNDING else None
 
 
 def _is_byte(expr: Any) -> bool:

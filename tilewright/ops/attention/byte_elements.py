@@ -11,6 +11,7 @@ from tilewright.ops.attention.form import Dims, Place
 from tilewright.ops.elementwise.float32 import bits, let, number
 from tilewright.ops.statements import load, make_counter, make_index, make_loop, store
 from tilewright.ops.written import declare
+from tilewright.saturating import ROUNDING, ROUNDING_BITS
 
 if TYPE_CHECKING:
     from tvm.ir import Expr, Var
@@ -22,8 +23,6 @@ __all__ = ["LOWEST", "SMALLEST", "ByteElements", "round_byte", "whole"]
 LOWEST, SMALLEST = -3.4028234663852886e38, 1e-30
 #: The most bytes that are looked up at once.
 _LOOKED_UP = 64
-#: 1.5 * 2^23: the sum of this number and one below 2^22 is rounded to an integer, and halves to the even one.
-_MAGIC, _MAGIC_BITS = 12582912.0, 0x4B400000
 
 
 class ByteElements:
@@ -119,17 +118,17 @@ class ByteElements:
         value = total.astype("float32") * self.scale(self.form.ends[1])
         low = number(0.0) - zero.astype("float32")
         value = tirx.max(tirx.min(value, low + number(255.0)), low)
-        rounded = tirx.reinterpret("int32", value + number(_MAGIC)) - tirx.const(_MAGIC_BITS, "int32")
+        rounded = tirx.reinterpret("int32", value + number(ROUNDING)) - tirx.const(ROUNDING_BITS, "int32")
         return (rounded + zero).astype("uint8")
 
 
 def whole(value: Expr) -> Expr:
     """A float32 number below 2^22 rounded to a whole one, halves to the even one."""
-    return let(value + number(_MAGIC), lambda total: total - number(_MAGIC))
+    return let(value + number(ROUNDING), lambda total: total - number(ROUNDING))
 
 
 def round_byte(value: Expr) -> Expr:
     """A float32 number from 0 to 255, rounded to a byte, as int32."""
     from tvm import tirx
 
-    return bits(value + number(_MAGIC)) & tirx.const(255, "int32")
+    return bits(value + number(ROUNDING)) & tirx.const(255, "int32")

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from tilewright.ops.function import BROADCAST, ELEMENTWISE, KEPT, make_function
+from tilewright.saturating import ROUNDING, ROUNDING_BITS
 
 if TYPE_CHECKING:
     from tvm.ir import Expr
@@ -31,10 +32,6 @@ __all__ = ["QUANTISATION", "AffineForm", "TermForm", "affine", "product"]
 #: The attribute of a function that quantises or dequantises, on its way from an importer to the graph: which of both,
 #: and the axis of the scales. The function's parameters are the data, the scales and the zero points.
 QUANTISATION = "tilewright.quantisation"
-
-#: 1.5 * 2^23: the sum of this number and one below 2^22 is rounded to an integer, as ``nearbyint`` rounds it. Addition
-#: is one instruction, and rounding two.
-_MAGIC, _MAGIC_BITS = 12582912.0, 0x4B400000
 
 
 @dataclass(frozen=True)
@@ -181,7 +178,8 @@ def affine(form: AffineForm) -> PrimFunc:
             total = tirx.max(tirx.min(total, limits[1][0]), limits[0][0])
         if form.dtype == "float32":
             return total
-        rounded = tirx.reinterpret("int32", total + tirx.const(_MAGIC, "float32")) - tirx.const(_MAGIC_BITS, "int32")
+        bits = tirx.reinterpret("int32", total + tirx.const(ROUNDING, "float32"))
+        rounded = bits - tirx.const(ROUNDING_BITS, "int32")
         whole = rounded if zero is None else rounded + zero[0].astype("int32")
         if form.saturates:  # on x86-64, instructions that pack integers do that by themselves
             whole = tirx.max(tirx.min(whole, tirx.const(255, "int32")), tirx.const(0, "int32"))
