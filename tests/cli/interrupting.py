@@ -75,7 +75,13 @@ def main(model: Path, folder: Path, short: int, long: int) -> None:
             whole = [run(model, folder / "whole" / "out", budget, 1e6, 0)["seconds"] for _ in range(again)]
             takes[budget] = min(whole)
         number = signal.SIGTERM if turn % 3 == 2 else signal.SIGINT
-        print(json.dumps(run(model, out, budget, share * takes[budget], number)), flush=True)
+        found = run(model, out, budget, share * takes[budget], number)
+        if not found["pressed"]:  # faster than all before: the moment is tried again, by what commands take now
+            takes[budget] = min(takes[budget], found["seconds"])
+            if turn % 2 == 0:
+                shutil.rmtree(out)
+            found = run(model, out, budget, share * takes[budget], number)
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
