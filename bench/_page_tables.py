@@ -221,6 +221,26 @@ def _precision(figures: JsonObject) -> str:
     return markdown(["network", "runtime", "precision", "median ms", "ratio", "error"], rows)
 
 
+def _precision_by_network(figures: JsonObject) -> str:
+    rows, found = figures["rows"], {}
+    assert isinstance(rows, list)
+    for row in map(_object, rows):
+        found[str(row["model"]), str(row["runtime"]), str(row["precision"])] = row
+    cells = []
+    for model in dict.fromkeys(model for model, *_ in found):
+        base = found[model, "tilewright", "float32"]
+        cells.append([_TITLES[model], f"{_number(base['median_ms']):.2f}"])
+        for precision in ("int8", "int8 reduced"):
+            ours, *others = (found[model, runtime, precision] for runtime in _RUNTIMES)
+            of_others = (_number(ours["median_ms"]) / _number(other["median_ms"]) for other in others)
+            cells[-1] += [f"**{_number(ours['median_ms']):.2f}**", _interval(ours), *(f"{of:.2f}" for of in of_others)]
+        errors = [_number(found[model, runtime, "int8"]["error"]) for runtime in _RUNTIMES]
+        cells[-1].append(", ".join(f"{error:.2f}" if error < 1 else f"{error:.1f}" for error in errors))
+    int8 = ["int8, ms", "ratio", "of ONNX Runtime's", "of OpenVINO's"]
+    head = ["network", "float32, ms", *int8, *(f"7 bits: {column}" for column in int8), "error of the three in int8"]
+    return markdown(head, cells)
+
+
 def _embeddings(figures: JsonObject) -> str:
     rows, found = [], figures["rows"]
     assert isinstance(found, list)
@@ -318,4 +338,5 @@ MAKERS: dict[str, Callable[[JsonObject], str]] = {
     "precision-embeddings": _embeddings,
     "precision-int4": _int4,
     "precision-static": _precision,
+    "precision-zen-3": _precision_by_network,
 }
