@@ -40,10 +40,15 @@ _TITLES = {
     "vit_tiny": "ViT-tiny",
     "detector": "detector, 320x320",
     "unet": "U-Net, 128x128",
+    "mobilenetv3_large_100": "MobileNetV3-large",
+    "vit_tiny_patch16_224": "ViT-tiny",
+    "encoder": "transformer encoder",
     "ocr_det": "text detector (PP-OCRv4), 640x640",
     "ocr_rec": "text recogniser (PP-OCRv4)",
     "magika": "magika",
 }
+#: The arms of PyTorch in ``bench.training``.
+_OTHERS = ("eager", "inductor")
 _CASES = {"minilm": "MiniLM-L6", "vit": "ViT-tiny", "causal512": "causal", "causal1024": "causal"}
 _KILLED = {
     "head": "the command",
@@ -305,6 +310,27 @@ def _today(figures: JsonObject) -> str:
     )
 
 
+def _training(figures: JsonObject) -> str:
+    rows = []
+    for name, row in _objects(figures["networks"]):
+        ratios = _object(row["step_ratio"])
+        steps, after = _object(row["step_ms"]), _object(row["overtakes_seconds"])
+        cells = [_TITLES.get(name, name), f"{_number(row['minutes']):.0f}", _milliseconds(steps, "tilewright")]
+        cells += [_milliseconds(steps, str(_object(ratios[other])["arm"])) for other in _OTHERS]
+        cells += [f"**{_interval(_object(ratios[other]))}**" for other in _OTHERS]
+        cells += ["never" if after[other] is None else f"{_number(after[other]):.0f} s" for other in _OTHERS]
+        lost, peak, error = (_number(row[key]) for key in ("first_minute_lost", "peak_memory", "gradient_error"))
+        cells += [f"{lost * 100:.0f} %", f"{_number(row['full_speed_seconds']):.0f} s", f"{peak:.2f}", f"{error:.1e}"]
+        rows.append([cell.replace("e-0", "e-") for cell in cells])
+    head = ["network", "minutes", "Tilewright", "eager", "Inductor", "ratio to eager", "ratio to Inductor"]
+    head += ["overtakes eager after", "overtakes Inductor after", "first minute lost", "full speed with records after"]
+    return markdown([*head, "peak memory", "largest error of a gradient"], rows)
+
+
+def _milliseconds(steps: JsonObject, arm: str) -> str:
+    return f"{_number(_object(steps[arm])['median_ms']):.0f} ms" + (", channels last" if arm.endswith("-last") else "")
+
+
 def _interval(row: JsonObject) -> str:
     ratio, low, high = (_number(row[key]) for key in ("ratio", "ratio_low", "ratio_high"))
     return f"{ratio:.2f} ({low:.2f} to {high:.2f})"
@@ -339,4 +365,5 @@ MAKERS: dict[str, Callable[[JsonObject], str]] = {
     "precision-int4": _int4,
     "precision-static": _precision,
     "precision-zen-3": _precision_by_network,
+    "training-zen-3": _training,
 }

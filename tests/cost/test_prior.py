@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.graph.test_tokens import attention
+from tests.models import TARGET, conv_model, read
 from tests.toys import TableSpace
 from tilewright.cost.model import KnobTable
 from tilewright.cost.prior import FixedModel, load_pretrained
 from tilewright.cost.ranking import pairwise_accuracy
 from tilewright.cost.xgb import Loss, XGBoostModel
-from tilewright.methods.default import known_beforehand
+from tilewright.errors import SpaceError
+from tilewright.graph.tasks import extract
+from tilewright.methods.default import default, known_beforehand
+from tilewright.ops.registry import make_space
 from tilewright.space.configs import knob_values, sample
 
 SPACE = TableSpace()
@@ -93,6 +99,23 @@ def test_what_comes_with_tilewright_can_be_read() -> None:
     assert load_pretrained() is load_pretrained()
     assert stored.model.ready
     assert {"target", "date", "tasks", "programs"} <= set(stored.about)
+
+
+def test_what_comes_with_tilewright_knows_the_templates_of_today(tmp_path: Path) -> None:
+    """Convolutions and products of matrices have templates of different versions."""
+    stored, _ = known_beforehand()
+    model = default(stored).model
+    assert model is not None
+    known = set()
+    for path in (conv_model(tmp_path / "conv.onnx"), attention(tmp_path / "dense.onnx", 1, 24, 2, 16)):
+        for use in extract(read(path), TARGET).uses:
+            with contextlib.suppress(SpaceError):  # TVM builds the task without a schedule
+                space = make_space(use.task, TARGET)
+                if space.has_loop_nest:
+                    scores = model(space, 0).predict(space.loop_nest(sample(space, np.random.default_rng(0), 50)))
+                    assert len(set(scores.tolist())) > 10, space.template  # a model without an opinion gives zeros
+                    known.add(space.template)
+    assert len(known) >= 2
 
 
 def test_a_model_that_cannot_be_used_is_done_without(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def stored(template: str) -> StoredModel:
 
 
 @pytest.mark.parametrize("name", ["bayesian", "annealing"])
-def test_a_prior_counts_for_its_own_template_only(name: str) -> None:
+def test_a_prior_counts_for_all_versions_of_its_template_only(name: str) -> None:
     programs = SPACE.loop_nest(sample(SPACE, np.random.default_rng(0), 5))
-    for template, ready in ((SPACE.template, True), ("contraction/99", False)):
+    for template, ready in ((SPACE.template, True), ("toy-matmul/99", True), ("contraction/1", False)):
         made = combine(name, "top", prior=stored(template))
         assert made.model is not None
         model = made.model(SPACE, 0)

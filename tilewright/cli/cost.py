@@ -122,11 +122,12 @@ def evaluate(
 ) -> None:
     """Judge how well the model in MODEL.npz ranks the programs of --data, or of --records: each task, and the means."""
     from tilewright.cost.models import load_model
+    from tilewright.space.loop_nest import name_nest
 
     stored = load_model(file)
     tasks = programs_of(records, data, target).tasks
     template = _template(tasks)
-    if template != stored.template:
+    if name_nest(template) != name_nest(stored.template):
         raise CostModelError(
             f"{file} was fitted to programs of the template {stored.template}, but these are of {template}; "
             "train it again on programs of that template"
@@ -157,13 +158,15 @@ def evaluate(
 
 
 def _template(tasks: Sequence[TaskData]) -> str:
-    """The template of the tasks' programs, which must be one."""
+    """The template of the tasks' programs, which must be one, though its versions may differ: the last of these."""
+    from tilewright.space.loop_nest import name_nest
+
     templates = sorted({task.template for task in tasks})
-    if len(templates) != 1:
+    if len({name_nest(template) for template in templates}) != 1:
         raise RecordsError(
             f"a cost model is of programs of one template, but these are of {', '.join(templates)}; use a file for each"
         )
-    return templates[0]
+    return max(templates, key=lambda template: (":" not in template, len(template), template))
 
 
 def _split(tasks: Sequence[TaskData], hold_out: str | None) -> tuple[list[TaskData], list[TaskData]]:

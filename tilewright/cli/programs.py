@@ -22,10 +22,15 @@ DataOption: TypeAlias = Annotated[
     Path | None,
     typer.Option("--data", metavar="FILE.parquet", help="A file of 'tilewright records export --programs'."),
 ]
+#: How a target whose key ends in a state of the caches is named.
+_STATES = "-shared: 'native:shared', -streamed: 'native:streamed', -cold: 'native:cold'"
+
 ProgramsTargetOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        metavar="TARGET", help="The target of the programs in records: 'native' (the default) or 'llvm:MCPU'."
+        metavar="TARGET",
+        help="The target of the programs in records: 'native' (the default), 'native:shared', 'native:streamed' or "
+        "'native:cold' for those that were timed with weights in that cache, or 'llvm:MCPU'.",
     ),
 ]
 
@@ -81,7 +86,8 @@ def _why_none(store: SQLStore, machine: Target, tasks: int) -> str:
     if machine.key not in targets:
         return (
             f"programs are of the target {machine.key}, but {store.where} holds measurements of "
-            f"{', '.join(targets) or 'no target'}; tune something first, or use the machine of these records"
+            f"{', '.join(targets) or 'no target'}; name another one with --target ({_STATES}), tune something first, "
+            "or use the machine of these records"
         )
     return (
         f"a cost model learns from tasks with two measured programs in closed form, but {store.where} has no such task "

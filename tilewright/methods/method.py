@@ -14,6 +14,7 @@ from tilewright.sample.sampler import Sampler
 from tilewright.search.searcher import Scorer, Searcher
 from tilewright.share.policy import Sharing
 from tilewright.space.configs import Contains
+from tilewright.space.loop_nest import name_nest
 from tilewright.space.space import DesignSpace
 
 __all__ = ["Method", "ModelFactory", "SamplerFactory", "SearcherFactory", "select_prior"]
@@ -44,6 +45,9 @@ class Method:
 
 
 def select_prior(prior: StoredModel | None, space: DesignSpace) -> CostModel | None:
-    """The prior's model if it was fitted to programs of the space's template; otherwise None."""
-    fits = prior is not None and space.has_loop_nest and prior.template == space.template
+    """The prior's model if it was fitted to loop nests of the space's template, in any version; otherwise None.
+
+    A new version means that a config stands for another program. The columns that describe a program stay the same.
+    """
+    fits = prior is not None and space.has_loop_nest and name_nest(prior.template) == name_nest(space.template)
     return prior.model if prior is not None and fits else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Annotation", "LoopNest"]
+__all__ = ["Annotation", "LoopNest", "name_nest"]
 
 
 class Annotation(enum.IntEnum):
@@ -61,3 +61,12 @@ class LoopNest:
 
     def __len__(self) -> int:
         return len(self.extents)
+
+
+def name_nest(template: str) -> str:
+    """What names the columns of a template's loop nests: ``contraction`` of ``contraction/4``.
+
+    Versions of a template have the same columns, and a template that computes something beside another one has those of
+    the other one: ``contraction`` is also the name for ``summed/1:contraction/4``.
+    """
+    return template.rpartition(":")[2].partition("/")[0]
