@@ -103,8 +103,8 @@ def table_of(path: Path) -> Table:
     return read(path)
 
 
-def run(path: Path, cell: Cell) -> Run:
-    """Search a table."""
+def run(path: Path, cell: Cell, limit: int | None = None) -> Run:
+    """Search a table, with at most ``limit`` trials; None: as many as the arm has."""
     recorded = table_of(path)
     start, searching = np.random.default_rng(cell.seed).spawn(2)
     first = recorded.configs[int(start.integers(len(recorded)))]
@@ -114,7 +114,7 @@ def run(path: Path, cell: Cell) -> Run:
     times: list[float] = []
     runner = ReplayRunner(recorded, clock, lambda m: times.append(clock.now))
     tuner = TaskTuner(space, target, runner, MemoryStore(), searching, method, clock=clock)
-    return searched(tuner, recorded, times, cell.round, limit_of(cell, recorded))
+    return searched(tuner, recorded, times, cell.round, limit or limit_of(cell, recorded))
 
 
 def searched(tuner: TaskTuner, recorded: Table, times: Sequence[float], size: int, limit: int) -> Run:

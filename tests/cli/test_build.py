@@ -18,11 +18,15 @@ from tests.executables import read as read_json
 from tests.foreign import ARM, arm_target
 from tests.models import conv_model, read, runs
 from tilewright.cli import app
+from tilewright.executable.executable import load_executable
+from tilewright.executable.program import PlanProgram
 from tilewright.graph.tasks import extract
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.ops.registry import make_space
 from tilewright.records import open_store
 from tilewright.space.configs import sample
+from tilewright.target import Target
+from tilewright.tuning.algorithms import stages
 
 #: ONNX Runtime runs NonZero, since the shape of its result is not known.
 PARTLY = "g (float[3,9] x) => (int64[2,n] y, float[3,9] z) {a = Relu(x) y = NonZero(a) z = Exp(x)}"
@@ -48,6 +52,25 @@ def test_an_executable_for_this_machine_is_judged(tmp_path: Path, records: Path)
     assert json.loads((tmp_path / "r.json").read_text())["verdict"]["outcome"] == "right"
     assert read_json(tmp_path / "out")["verdict"]["outcome"] == "right"
     assert not records.exists()
+
+
+@runs
+def test_a_convolution_is_computed_in_the_way_that_is_fastest_on_record(tmp_path: Path, records: Path) -> None:
+    path, target = conv_model(tmp_path / "m.onnx"), Target.parse("native")
+    ((convolution, _),) = extract(read(path), target).convolutions
+    with open_store(records) as store:
+        for algorithm in convolution.algorithms[:2]:
+            for task in stages(convolution, algorithm):
+                space, seconds = make_space(task, target), 1e-3 if algorithm == "direct" else 1e-5
+                store.describe(task)
+                config = tuple(space.default().tolist())
+                store.add([Measurement(task.key, target.key, space.template, config, Outcome.OK, (seconds,))])
+    code, said = call(path, "--out", tmp_path / "out")
+    assert code == 0, said
+    assert "outputs: right" in said
+    program = load_executable(tmp_path / "out").program
+    assert isinstance(program, PlanProgram)
+    assert any("winograd" in kernel for kernel in program.kernels)
 
 
 def record_best(path: Path, key: str, places: Sequence[int]) -> list[str]:

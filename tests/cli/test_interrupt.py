@@ -45,12 +45,12 @@ def test_an_interrupt_ends_the_tuning_and_still_writes_the_executable(tmp_path: 
 
 def test_an_interrupt_at_any_moment_leaves_an_executable(tmp_path: Path) -> None:
     model = conv_model(tmp_path / "m.onnx")
-    command = [sys.executable, "-m", "tests.cli.interrupting", str(model), str(tmp_path), "26", "4"]
+    command = [sys.executable, "-m", "tests.cli.interrupting", str(model), str(tmp_path), "16", "3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     turns = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(turns) == 30
-    assert sum(turn["pressed"] for turn in turns) >= 20  # the machine may be faster in one run than in another
+    assert len(turns) == 19
+    assert sum(turn["pressed"] for turn in turns) >= 16  # a command may be faster than all before it twice
     for turn in turns:
         assert turn["executable"], turn
         assert turn["leftovers"] == [], turn

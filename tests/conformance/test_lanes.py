@@ -133,7 +133,7 @@ def test_configs_compute_what_the_untuned_function_does(name: str, lanes: int) -
         shapes = [[int(d) for d in p.ty.shape] for p in module["main"].params]
         arrays = [rng.uniform(0.1, 1, shape).astype(np.float32) for shape in shapes]
         arrays[-1].fill(np.nan)
-        want = results(module, lanes, arrays, optimised=False)
+        want = None if lack(lane_target(lanes)) else results(module, lanes, arrays, optimised=False)
         for config in configs:
             found = results(space.schedule(config).mod, lanes, arrays)
             if want is not None and found is not None:

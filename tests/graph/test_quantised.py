@@ -13,8 +13,9 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
+from tests.frontend.onnx.small import agrees
 from tests.models import TARGET, built, defaults, read, runs
 from tests.targets import LANES, lack, lane_target
 from tilewright.compiling.build import build
@@ -503,3 +504,15 @@ def test_the_zero_point_is_exactly_zero(tmp_path: Path) -> None:
     _, executable = built(net.save(tmp_path / "m.onnx"), tmp_path / "out")
     ones = np.ones((1, 16, 4, 4), np.float32)
     assert np.array_equal(executable(0 * ones, ones)[0], 0 * ones)
+
+
+def test_parts_of_signed_bytes_are_signed(tmp_path: Path) -> None:
+    text = """
+        <ir_version: 8, opset_import: ["" : 18]>
+        g (float[2,8] x) => (int8[2,4] a, float[2,4] b) <float s = {0.05}, int8 z = {3}> {
+            q = QuantizeLinear(x, s, z)
+            a, r = Split <axis = 1, num_outputs = 2> (q)
+            b = DequantizeLinear(r, s, z)
+        }
+    """
+    agrees(parser.parse_model(text), tmp_path, np.linspace(-7, 7, 16, dtype=np.float32).reshape(2, 8))

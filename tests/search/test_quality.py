@@ -67,7 +67,7 @@ TABLES = ("conv1x1-256-64-56", "dense-512x512x512", "depthwise3x3-256-28")
 def on_tables(searcher: str) -> float:
     """The mean speed after 64 trials, of the optimum's: recorded tables, 4 fixed seeds each, rounds of 16."""
     found = [
-        speed_after(run(RECORDED / f"{table}.parquet", Cell(table, name_arm(searcher, "top"), 16, seed)), 64)
+        speed_after(run(RECORDED / f"{table}.parquet", Cell(table, name_arm(searcher, "top"), 16, seed), 64), 64)
         for table in TABLES
         for seed in range(4)
     ]

@@ -11,6 +11,7 @@ import pytest
 from tests.models import TARGET
 from tilewright.graph.convolution import ALGORITHMS, Convolution
 from tilewright.measure.outcome import Measurement, Outcome
+from tilewright.measure.runner import NoRunner
 from tilewright.records.memory import MemoryStore
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.task import WEIGHTS
@@ -110,6 +111,15 @@ def test_time_and_trials_end_the_choosing() -> None:
     choices, _ = choose_algorithms([(SMALL, 1)], TARGET, table, table.store, 4.0, clock=table.clock)
     assert choices == []  # no time for more than some of the first other algorithm
     assert choose_algorithms([(SMALL, 1)], TARGET, table, MemoryStore(), 4.0, clock=table.clock) == ([], 0)
+
+
+def test_a_convolution_without_a_time_leaves_the_choice_to_the_others() -> None:
+    table = Table(STAGED)
+    choose_algorithms([(SMALL, 1)], TARGET, table, table.store, 1e3, clock=table.clock)
+    both = [(SMALL, 1), (LARGE, 2)]
+    choices, trials = choose_algorithms(both, TARGET, NoRunner(), table.store, math.inf)
+    assert trials == 0
+    assert {c.convolution: bool(c.seconds) for c in choices} == {SMALL: True, LARGE: False}  # one as the other
 
 
 def test_stages_are_tasks_of_their_templates() -> None:

@@ -298,6 +298,9 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
     def _use(self, executable: Executable, program: PlanProgram) -> None:
         """Run in an executable that is right from now on. The lock is held."""
         self._executable, self._program, self.state = executable, program, "running"
+        if self._contest is not None:  # its variants are in the library of the program before
+            self._contest.over.set()
+            self._contest = None
         self._profile = True
         self.counts.our_seconds.clear()  # the first run meets cold caches
 

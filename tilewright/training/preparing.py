@@ -255,7 +255,7 @@ class Preparation:
         from tilewright.training.variants import Entered, keep_right
 
         if part.out is None:  # its executable comes from the cache
-            self._build(key, part, 0.0)
+            self._build(key, part, None)
         assert part.out is not None
         functions, kernels = part.selection.functions, part.kernels
         symbols = kernels.symbols(functions)
@@ -309,8 +309,14 @@ class Preparation:
             store.settle()
             return select_best(extraction, tuner), tuner.trials
 
-    def _build(self, key: str, part: _Part, spent: float) -> None:
-        """Build a part, and run it once: a crash costs this process, and no training."""
+    def _build(self, key: str, part: _Part, spent: float | None) -> None:
+        """Build a part, and run it once: a crash costs this process, and no training.
+
+        Args:
+            key: of the part.
+            part: what is built.
+            spent: seconds of the budget that were spent so far, for the cache; None: the cache has this executable.
+        """
         from tilewright.compiling.build import build
 
         former, out = part.out, self._folder / f"{list(self._parts).index(key)}-{part.version}"
@@ -319,7 +325,8 @@ class Preparation:
         part.out, part.version = out, part.version + 1
         if former is not None:
             shutil.rmtree(former, ignore_errors=True)
-        self._keep(key, part, spent)
+        if spent is not None:
+            self._keep(key, part, spent)
 
     def _keep(self, key: str, part: _Part, spent: float) -> None:
         """Put the executable of a part into the cache. If that fails, a note says so: the next run starts slower."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from statistics import median
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from tilewright.training.results import SlotReport
 
@@ -36,13 +38,14 @@ class Progress:
 
     Attributes:
         before: the usual length of a step in PyTorch's kernels, in seconds; nan: not known.
-        parts: the parts of the models.
     """
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
         self.before = math.nan
-        self.parts: list[LivePart] = []
+        # Models that are gone, or compiled anew, do not stay in memory for this.
+        self._parts: list[weakref.ref[LivePart]] = []
+        self._models: WeakSet[object] = WeakSet()
         self._steps: deque[float] = deque(maxlen=_WINDOW)
         self._start = self._next = math.nan
         self._summed = False
@@ -53,9 +56,20 @@ class Progress:
         """The usual length of a step at present, without slots, in seconds; nan: not known."""
         return median(self._steps) if self._steps else math.nan
 
-    def add(self, parts: Sequence[LivePart]) -> None:
-        """Count these parts, too."""
-        self.parts += parts
+    @property
+    def parts(self) -> list[LivePart]:
+        """The parts of the models that are still there."""
+        return [part for part in (known() for known in self._parts) if part is not None]
+
+    @property
+    def usual(self) -> float:
+        """``before``, if it is that of all steps; nan if there are several models, whose steps differ in length."""
+        return self.before if len(self._models) == 1 else math.nan
+
+    def add(self, parts: Sequence[LivePart], model: object) -> None:
+        """Count these parts of a model, too."""
+        self._parts = [known for known in self._parts if known() is not None] + [*map(weakref.ref, parts)]
+        self._models.add(model)
 
     @property
     def slots(self) -> SlotReport:

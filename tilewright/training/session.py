@@ -164,7 +164,7 @@ class Session:
         threads = self.threads
         worker, folder = find_worker(self.options, threads), find_folder(self.options)
         graph.progress = find_progress(worker)
-        graph.progress.add(graph.parts)
+        graph.progress.add(graph.parts, self)
         for part in graph.parts:
             seconds = self.options.seconds * _SHARES[graph.kind] * len(part.part.operators) / total
             try:

@@ -350,7 +350,7 @@ class Worker:
             self._process.kill()
 
     def _set_share(self, share: float) -> None:
-        usual = find_progress(self).before if share == PREPARING else math.nan
+        usual = find_progress(self).usual if share == PREPARING else math.nan
         self.pace.set_share(self._options.limit(share), usual)
 
     def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it

@@ -119,11 +119,13 @@ def choose_algorithms(
         MeasureError: the runner cannot work.
     """
     choices: list[AlgorithmChoice] = []
+    unknown: list[tuple[Convolution, int]] = []
     trials = 0
     ordered = sorted(convolutions, key=lambda item: -item[0].flop * item[1])
-    for conv, count in ordered:
+    for place, (conv, count) in enumerate(ordered):
         # Nine tasks: the direct one, two in one function, and three each of the two in three.
         if clock() >= deadline or trials + 9 * (1 + MORE_CONFIGS) > most_trials:
+            unknown += ordered[place:]
             break
         seconds: dict[Algorithm, float] = {}
         # In one function first, then the largest tiles: where stages are slower, their first one often ends it there.
@@ -140,12 +142,13 @@ def choose_algorithms(
                 seconds[algorithm] = total
         direct = seconds.get("direct")
         if direct is None or (len(seconds) == 1 and clock() >= deadline):
-            break  # the time ended: what is not measured has not lost
+            unknown.append((conv, count))  # what was not measured, or is not on record, has not lost
+            continue
         fastest = min(seconds, key=lambda name: seconds[name])
         choices.append(
             AlgorithmChoice(conv, count, fastest if seconds[fastest] * _GAIN < direct else "direct", seconds)
         )
-    return choices + _by_analogy(choices, ordered[len(choices) :]), trials
+    return choices + _by_analogy(choices, unknown), trials
 
 
 def _by_analogy(measured: list[AlgorithmChoice], others: Sequence[tuple[Convolution, int]]) -> list[AlgorithmChoice]:

@@ -24,6 +24,7 @@ from tilewright.target import Target
 from tilewright.tuning.bucketing import read_buckets
 from tilewright.tuning.incumbent import build_incumbent
 from tilewright.tuning.selection import Selection, select_recorded
+from tilewright.tuning.ways import recorded_ways
 from tilewright.verify.checker import Checker
 from tilewright.verify.verdict import Outcome, Verdict
 
@@ -89,6 +90,7 @@ def build_model(model: object, out: Path, target: Target, request: ShapeRequest,
             tempfile.TemporaryDirectory(prefix="tilewright-") as aside,
         ):
             extraction = extract_buckets(read.networks, target, read.shares)
+            extraction = recorded_ways(extraction, target, store).apply(extraction)
             built = build_incumbent(extraction, checker, Path(aside), store)
             verdict = built.executable.verdict
             publish(built.executable.folder, out, {"verdict": verdict.report()})

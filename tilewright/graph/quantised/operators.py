@@ -170,7 +170,8 @@ def _split(walk: Rewriter, call: relax.Call, args: list[Value | relax.Expr]) -> 
         return None
     parts = split(walk, call, term.value)
     return parts and [
-        Value(part.shape, scaled_form=dataclasses.replace(form, terms=(Term(part, term.scale),))) for part in parts
+        Value(part.shape, dtype=value.dtype, scaled_form=dataclasses.replace(form, terms=(Term(part, term.scale),)))
+        for part in parts
     ]
 
 
