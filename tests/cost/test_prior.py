@@ -107,7 +107,8 @@ def test_what_comes_with_tilewright_knows_the_templates_of_today(tmp_path: Path)
     model = default(stored).model
     assert model is not None
     known = set()
-    for path in (conv_model(tmp_path / "conv.onnx"), attention(tmp_path / "dense.onnx", 1, 24, 2, 16, masked=False, one=False)):
+    dense = attention(tmp_path / "dense.onnx", 1, 24, 2, 16, masked=False, one=False)
+    for path in (conv_model(tmp_path / "conv.onnx"), dense):
         for use in extract(read(path), TARGET).uses:
             with contextlib.suppress(SpaceError):  # TVM builds the task without a schedule
                 space = make_space(use.task, TARGET)
