@@ -40,12 +40,12 @@ _TITLES = {
     "vit_tiny": "ViT-tiny",
     "detector": "detector, 320x320",
     "unet": "U-Net, 128x128",
-    "mobilenetv3_large_100": "MobileNetV3-large",
-    "vit_tiny_patch16_224": "ViT-tiny",
-    "encoder": "transformer encoder",
     "ocr_det": "text detector (PP-OCRv4), 640x640",
     "ocr_rec": "text recogniser (PP-OCRv4)",
     "magika": "magika",
+    "mobilenetv3_large_100": "MobileNetV3-large",
+    "vit_tiny_patch16_224": "ViT-tiny",
+    "encoder": "transformer encoder",
 }
 #: The arms of PyTorch in ``bench.training``.
 _OTHERS = ("eager", "inductor")
@@ -315,7 +315,7 @@ def _training(figures: JsonObject) -> str:
     for name, row in _objects(figures["networks"]):
         ratios = _object(row["step_ratio"])
         steps, after = _object(row["step_ms"]), _object(row["overtakes_seconds"])
-        cells = [_TITLES.get(name, name), f"{_number(row['minutes']):.0f}", _milliseconds(steps, "tilewright")]
+        cells = [_TITLES[name], f"{_number(row['minutes']):.0f}", _milliseconds(steps, "tilewright")]
         cells += [_milliseconds(steps, str(_object(ratios[other])["arm"])) for other in _OTHERS]
         cells += [f"**{_interval(_object(ratios[other]))}**" for other in _OTHERS]
         cells += ["never" if after[other] is None else f"{_number(after[other]):.0f} s" for other in _OTHERS]

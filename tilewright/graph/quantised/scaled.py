@@ -137,8 +137,6 @@ def find_bytes(form: Scaled | None) -> Bytes | None:
         return None
     (term,) = form.terms
     scale, shift = float(term.scale.reshape(-1)[0]), float(form.shift.reshape(-1)[0])
-    if scale == 0.0:
-        return None
     zero = -shift / scale
     if abs(zero - round(zero)) > 1e-6 or not 0 <= round(zero) <= 255:
         return None

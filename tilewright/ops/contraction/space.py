@@ -259,12 +259,12 @@ class ContractionSpace:
         whole = self._form.extents["w"] // c.cols
         rows = self._form.extents["h"] // c.rows
         outs = self._form.extents["o"] // c.outs
-        # It is ready after four, but 8 sums leave no time for operands that come late. With 12, products of 3152 rows
-        # ran 1.14 to 1.34 times as fast, and a 1x1 convolution of 672 to 112 channels 1.15 times (Zen 3, two cores).
+        # A sum is ready for the next addition after four cycles. Two additions start in a cycle, so with 8 sums a late
+        # operand costs time. With 12, three of four products of 3152 rows ran 1.14 to 1.34 times as fast (Zen 3).
         waits = 5 if self.target.registers <= 16 and (self._is_product or self._is_pointwise) else 4
 
         def cycles(cols: Ints) -> NDArray[np.float64]:
-            # A cycle has two multiply-adds and two loads. A sum is ready for the next addition after `waits` cycles.
+            # A cycle has two multiply-adds and two loads.
             loads = c.outs * vectors + c.rows * cols * (c.outs * vectors if self._form.depthwise else 1)
             sums = c.outs * c.rows * cols * vectors
             # Weights come from a farther cache than data.
