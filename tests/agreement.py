@@ -6,7 +6,7 @@ Whether an executable is right is for ``tilewright.verify`` to say, which takes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,10 @@ from tilewright.executable.executable import Executable
 from tilewright.frontend.network import Network
 from tilewright.measure.compare import relative_error
 
-__all__ = ["TOLERANCE", "network_error", "telling"]
+if TYPE_CHECKING:
+    from onnxruntime import SessionOptions
+
+__all__ = ["TOLERANCE", "compare_with", "network_error", "one_thread", "telling"]
 
 #: The largest accepted difference, relative to the largest output.
 TOLERANCE = 1e-3
@@ -23,6 +26,15 @@ TOLERANCE = 1e-3
 _TELLING = 0.01
 #: What random inputs are multiplied with, in turn, until the outputs are telling.
 _SCALES = (1.0, 0.1, 0.01, 0.001)
+
+
+def one_thread() -> SessionOptions:
+    """Options of ONNX Runtime for one thread. Several processes of tests share the cores, where more would spin."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return options
 
 
 def _reference(network: Network) -> Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]] | None:
@@ -49,10 +61,9 @@ def _reference(network: Network) -> Callable[[Sequence[NDArray[Any]]], list[NDAr
 
     from tilewright.frontend.onnx.data import save_onnx
 
-    options = onnxruntime.SessionOptions()
+    options = one_thread()
     options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums without VNNI, too
     options.log_severity_level = 4
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         path = Path(folder, "model.onnx")
         save_onnx(network.onnx, path)
@@ -77,10 +88,11 @@ def telling(outputs: Sequence[NDArray[Any]]) -> bool:
     return True
 
 
-def network_error(executable: Executable, network: Network, seed: int = 0) -> float | None:
-    """The executable's relative error against the reference on random inputs; None where there is none.
+def compare_with(network: Network, seed: int = 0) -> Callable[[Executable], float] | None:
+    """What gives executables' relative errors against the reference on random inputs; None where there is none.
 
-    The inputs are made smaller where the outputs would not be :func:`telling`.
+    The reference runs once, for all executables. The inputs are made smaller where its outputs would not be
+    :func:`telling`.
     """
     run = _reference(network)
     if run is None:
@@ -92,8 +104,15 @@ def network_error(executable: Executable, network: Network, seed: int = 0) -> fl
         reference = run(scaled)
         tried.append((scaled, reference))
         if telling(reference):
-            return _largest(executable, *tried[-1])
-    return max(_largest(executable, *pair) for pair in tried)
+            tried = tried[-1:]
+            break
+    return lambda executable: max(_largest(executable, *pair) for pair in tried)
+
+
+def network_error(executable: Executable, network: Network, seed: int = 0) -> float | None:
+    """The executable's relative error, as :func:`compare_with` finds it; None where there is no reference."""
+    compare = compare_with(network, seed)
+    return None if compare is None else compare(executable)
 
 
 def _largest(executable: Executable, inputs: Sequence[NDArray[Any]], reference: Sequence[NDArray[Any]]) -> float:

@@ -35,7 +35,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.models import built, conv_model  # not at the top: fast tests need no TVM
 
     folder = tmp_path_factory.mktemp("shared")
-    built(conv_model(folder / "m.onnx"), folder / "out")
+    built(conv_model(folder / "m.onnx"), folder / "out", lean=False)
     return folder / "out"
 
 

@@ -6,7 +6,7 @@ A kernel that checks its arguments is nearly twice as much code, and compiling i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tilewright.target import Target
 from tilewright.tvm_compat import keep_nan, lean_kernels
@@ -14,11 +14,11 @@ from tilewright.tvm_compat import keep_nan, lean_kernels
 if TYPE_CHECKING:
     from tvm import ir, runtime
 
-__all__ = ["call_kernel", "check_arguments", "compile_kernel"]
+__all__ = ["assembly", "call_kernel", "check_arguments", "compile_kernel", "compile_module"]
 
 
-def compile_kernel(module: ir.IRModule, target: Target, *, optimised: bool = True) -> Callable[..., object]:
-    """The function ``main`` of a module as workers compile it: it does not check its arguments.
+def compile_module(module: ir.IRModule, target: Target, *, optimised: bool = True) -> Any:
+    """What TVM makes of a module as workers compile it: its functions do not check their arguments.
 
     Args:
         module: the program.
@@ -29,7 +29,17 @@ def compile_kernel(module: ir.IRModule, target: Target, *, optimised: bool = Tru
 
     made = target.tvm if optimised else tvm.target.Target({**target.tvm.export(), "opt-level": 0})
     with lean_kernels():
-        function: Callable[..., object] = tvm.compile(keep_nan(module), target=made)["main"]
+        return tvm.compile(keep_nan(module), target=made)
+
+
+def assembly(module: ir.IRModule, target: Target) -> str:
+    """The assembly of a module as workers compile it."""
+    return str(compile_module(module, target).mod.inspect_source("asm"))
+
+
+def compile_kernel(module: ir.IRModule, target: Target, *, optimised: bool = True) -> Callable[..., object]:
+    """The function ``main`` of a module. Arguments are those of :func:`compile_module`."""
+    function: Callable[..., object] = compile_module(module, target, optimised=optimised)["main"]
     return function
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.agreement import network_error
 from tests.targets import host_target, needs, require
-from tilewright.compiling.build import build
-from tilewright.executable.executable import Executable
+from tilewright.compiling.build import build, write
+from tilewright.compiling.kernels import Kernels
+from tilewright.compiling.objects import SharedObjects
+from tilewright.executable.executable import Executable, load_executable
+from tilewright.executable.plan import WEIGHTS
+from tilewright.executable.segment import is_segment
 from tilewright.frontend.load import load, read_model
 from tilewright.frontend.network import Network
 from tilewright.frontend.onnx.reading import read_here
+from tilewright.graph.buckets import Extracted
 from tilewright.graph.left_out import extract_all
 from tilewright.graph.tasks import Extraction
 from tilewright.ops.registry import make_space
@@ -85,16 +91,82 @@ def read(path: Path) -> Network:
     return read_model(path.stem, *read_here(path, {}), {})
 
 
-def built(model: Any, out: Path, target: Target = TARGET) -> tuple[Extraction, Executable]:
+@cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tilewright-tests-")
+
+
+@cache
+def shared_objects(target: Target) -> SharedObjects:
+    """The compiled kernels of all tests of this process, for a target.
+
+    Networks of many tests have the same kernels, and each is compiled once. They do not check their arguments, which is
+    up to a third of the time that compiling them takes (:func:`check_calls` does). They are not kept for the next
+    process: a kept file is found by the versions of packages, and a change of our own code may change none of them.
+    """
+    return SharedObjects(Path(tempfile.mkdtemp(dir=_scratch().name)), target)
+
+
+def check_calls(extraction: Extracted, programs: Mapping[str, Any]) -> None:
+    """What kernels would check of the tensors that a plan gives them: how many there are, shapes, types, and places.
+
+    Args:
+        extraction: the network.
+        programs: of its tasks, by ``Task.key``. Other tasks keep the functions of the network.
+    """
+    for part in extraction.parts:
+        functions = {var.name_hint: function for var, function in part.module.functions_items()}
+        chosen = [use for use in part.uses if use.task.key in programs]
+        functions |= {name: programs[use.task.key] for use in chosen for name in use.functions}
+        for call in part.plan.calls if part.plan is not None else ():
+            if call.kernel and not is_segment(call.kernel):
+                assert part.plan is not None
+                given = [part.plan.tensors[number] for number in call.tensors]
+                wanted = [(tuple(int(n) for n in p.ty.shape), str(p.ty.dtype)) for p in functions[call.kernel].params]
+                assert [(tensor.shape, tensor.dtype) for tensor in given] == wanted, call.kernel
+                aligned = [tensor.region == WEIGHTS or tensor.place % part.plan.vector == 0 for tensor in given]
+                assert all(aligned), call.kernel
+
+
+def write_lean(extraction: Extracted, programs: Mapping[str, Any], out: Path) -> None:
+    """Write an executable, whose kernels are those of :func:`shared_objects`, and whose calls are checked here.
+
+    Args:
+        extraction: the network.
+        programs: of its tasks, by ``Task.key``. Other tasks are compiled as they are.
+        out: the executable's directory. It has no archive of object files, which a C library is linked from.
+    """
+    check_calls(extraction, programs)
+    objects = shared_objects(extraction.target)
+    write(extraction, programs, out, {}, Kernels(extraction, objects.folder, objects))
+
+
+def build_lean(extraction: Extracted, programs: Mapping[str, Any], out: Path) -> Executable:
+    """What :func:`write_lean` has written, ready to be called."""
+    write_lean(extraction, programs, out)
+    return load_executable(out)
+
+
+def built(model: Any, out: Path, target: Target = TARGET, *, lean: bool = True) -> tuple[Extraction, Executable]:
+    """A network with default schedules: its tasks, and the executable ``out``.
+
+    Args:
+        model: what :func:`load` takes.
+        out: the executable's directory.
+        target: what it is compiled for.
+        lean: whether it is built by :func:`build_lean`; otherwise as users get it.
+    """
     require(target)
     ours = isinstance(model, Path) and model.suffix == ".onnx"
     extraction = extract_all(read(model) if ours else load(model), target)
+    if lean:
+        return extraction, build_lean(extraction, defaults(extraction), out)
     return extraction, build(extraction, defaults(extraction), out, {})
 
 
-def agrees(model: Path, out: Path, target: Target = TARGET) -> Extraction:
-    """Built with default schedules, the model gives ONNX Runtime's outputs."""
-    extraction, executable = built(model, out, target)
+def agrees(model: Path, out: Path, target: Target = TARGET, *, lean: bool = True) -> Extraction:
+    """Built with default schedules, as :func:`built` does it, the model gives ONNX Runtime's outputs."""
+    extraction, executable = built(model, out, target, lean=lean)
     error = network_error(executable, extraction.network)
     assert error is not None
     assert error <= 1e-3

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.kernels import call_kernel
+from tests.kernels import check_arguments, compile_module
 from tests.targets import lack, lane_target
 from tilewright.saturating import ROUNDING, ROUNDING_BITS
-from tilewright.tvm_compat import keep_nan
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule
@@ -42,12 +41,15 @@ def test_neighbouring_vectors_are_stored_at_once(vectors: int, lanes: int) -> No
     y = te.compute(x.shape, lambda i: (x[i] * 3).astype("uint8"), name="y")
     module = write_out([x, y], vectors, lanes)
     target = lane_target(lanes)
-    code = tvm.compile(keep_nan(module), target=target.tvm).mod.inspect_source("asm")
+    built = compile_module(module, target)
+    code = built.mod.inspect_source("asm")
     assert "vpackusdw" in code or "vpackssdw" in code
     if not lack(target):
         numbers = np.random.default_rng(0).integers(-(1 << 31), 1 << 31, 3 * vectors * lanes).astype(np.int32)
         result = tvm.runtime.tensor(np.zeros(numbers.shape, np.uint8))
-        call_kernel(module, target, tvm.runtime.tensor(numbers), result)
+        arguments = (tvm.runtime.tensor(numbers), result)
+        check_arguments(module, arguments)
+        built["main"](*arguments)
         assert np.array_equal(result.numpy(), (numbers * 3).astype(np.uint8))
 
 
@@ -72,7 +74,8 @@ def test_instructions_that_pack_apply_limits_of_bytes(kind: str, vectors: int, l
 
     module = write_out([x, zero, te.compute(x.shape, element, name="y")], vectors, lanes)
     target = lane_target(lanes)
-    code = tvm.compile(keep_nan(module), target=target.tvm).mod.inspect_source("asm")
+    built = compile_module(module, target)
+    code = built.mod.inspect_source("asm")
     assert "vpackssdw" in code
     assert "vpmaxsd" not in code
     assert ("vcvtps2dq" in code) == (rounded and lanes == 8)
@@ -88,5 +91,7 @@ def test_instructions_that_pack_apply_limits_of_bytes(kind: str, vectors: int, l
         offset = np.asarray([400_000], np.int32)
         wanted = numbers.astype(np.int64) + 400_000
     result = tvm.runtime.tensor(np.zeros(count, np.uint8))
-    call_kernel(module, target, tvm.runtime.tensor(numbers), tvm.runtime.tensor(offset), result)
+    arguments = (tvm.runtime.tensor(numbers), tvm.runtime.tensor(offset), result)
+    check_arguments(module, arguments)
+    built["main"](*arguments)
     assert np.array_equal(result.numpy(), np.clip(wanted, 0, 255).astype(np.uint8))

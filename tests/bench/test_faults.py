@@ -73,7 +73,7 @@ def test_real_faults_in_real_workers_cost_their_candidates_and_no_other() -> Non
     space = make_space(task_of("dense", dense(64, 64, 64)), target)
     seen: list[Measurement] = []
     # Beside other work it takes a worker seconds to get the memory that it may not have.
-    with FaultyPool(target, workers=2, seconds=6.0, memory=1 << 29, on_measurement=seen.append) as pool:
+    with FaultyPool(target, workers=2, seconds=4.0, memory=1 << 29, on_measurement=seen.append) as pool:
         # The last one is measured when the best is known, as it is while tuning.
         pool.told = [*(fault for fault in Fault if fault is not Fault.SLOW), *[Fault.NONE] * 3, Fault.SLOW]
         configs = sample(space, np.random.default_rng(0), len(pool.told))

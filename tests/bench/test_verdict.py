@@ -16,6 +16,7 @@ from bench._equivalence import BEYOND_ROUNDING, inputs_of_our_own, times_roundin
 from bench._judged import Judged, NetworkReport
 from bench._mutators import MUTATORS, mutants
 from bench._small_networks import SMALL
+from tests.agreement import one_thread
 from tilewright.frontend.network import Network
 from tilewright.tensor import TensorSpec
 from tilewright.verify.verdict import Outcome, Verdict
@@ -123,7 +124,9 @@ def test_mutants_are_the_same_each_time_and_run(make: Callable[[], Any]) -> None
     assert [m.model.SerializeToString() for m in first] == [m.model.SerializeToString() for m in again]
     assert len({m.model.SerializeToString() for m in first} | {original.SerializeToString()}) == len(first) + 1
     for mutant in first:
-        session = onnxruntime.InferenceSession(mutant.model.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            mutant.model.SerializeToString(), one_thread(), providers=["CPUExecutionProvider"]
+        )
         feeds = {
             spec.name: np.ones(spec.shape, np.float32 if spec.type == "tensor(float)" else np.int64)
             for spec in session.get_inputs()

@@ -26,11 +26,11 @@ def executable(shared: Path) -> Executable:
 
 @pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
 def test_a_light_network_agrees_with_onnx_runtime(name: str, tmp_path: Path) -> None:
-    agrees(LIGHT / f"light_{name}.onnx", tmp_path / "out")
+    agrees(LIGHT / f"light_{name}.onnx", tmp_path / "out", lean=False)
 
 
 def test_a_read_executable_gives_the_same(tmp_path: Path) -> None:
-    extraction, first = built(conv_model(tmp_path / "m.onnx"), tmp_path / "out")
+    extraction, first = built(conv_model(tmp_path / "m.onnx"), tmp_path / "out", lean=False)
     second = load_executable(tmp_path / "out")
     arrays = extraction.network.random_inputs()
     np.testing.assert_array_equal(first(*arrays)[0], second(*arrays)[0])
@@ -39,9 +39,9 @@ def test_a_read_executable_gives_the_same(tmp_path: Path) -> None:
 
 
 def test_an_executable_built_again_under_its_path_is_the_new_one(tmp_path: Path) -> None:
-    _, first = built(conv_model(tmp_path / "m.onnx"), tmp_path / "out")
+    _, first = built(conv_model(tmp_path / "m.onnx"), tmp_path / "out", lean=False)
     node = helper.make_node("Neg", ["x"], ["y"])
-    built(save(tmp_path / "n.onnx", [node], {"x": [1, 8, 10, 10]}, [1, 8, 10, 10]), tmp_path / "out")
+    built(save(tmp_path / "n.onnx", [node], {"x": [1, 8, 10, 10]}, [1, 8, 10, 10]), tmp_path / "out", lean=False)
     x = normal(1, 8, 10, 10)
     np.testing.assert_array_equal(load_executable(tmp_path / "out")(x)[0], -x)
     assert first(x)[0].shape == (1, 16, 10, 10)  # the old one can still be used
@@ -50,7 +50,7 @@ def test_an_executable_built_again_under_its_path_is_the_new_one(tmp_path: Path)
 def test_a_directory_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("ten years of work")
     with pytest.raises(OutputError, match="holds other files"):
-        built(conv_model(tmp_path.parent / f"{tmp_path.name}.onnx"), tmp_path)
+        built(conv_model(tmp_path.parent / f"{tmp_path.name}.onnx"), tmp_path, lean=False)
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -79,7 +79,7 @@ def test_inputs_that_do_not_fit(arrays: list[np.ndarray], executable: Executable
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        built(conv_model(tmp_path / "m.onnx"), tmp_path / "file" / "out")
+        built(conv_model(tmp_path / "m.onnx"), tmp_path / "file" / "out", lean=False)
 
 
 def test_an_interrupt_while_compiling_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_an_interrupt_while_compiling_leaves_nothing(tmp_path: Path, monkeypatch
     model = conv_model(tmp_path / "m.onnx")
     monkeypatch.setattr("tilewright.compiling.kernels.Kernels.library", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        built(model, tmp_path / "out")
+        built(model, tmp_path / "out", lean=False)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -125,6 +125,7 @@ def test_relative_error() -> None:
 def test_an_index_outside_of_its_table_reads_its_first_or_last_row(index: int, tmp_path: Path) -> None:
     table = normal(50, 8)
     nodes = [helper.make_node("Cast", ["x"], ["ids"], to=7), helper.make_node("Gather", ["w", "ids"], ["y"])]
-    _, executable = built(save(tmp_path / "m.onnx", nodes, {"x": [1, 4]}, [1, 4, 8], w=table), tmp_path / "out")
+    model = save(tmp_path / "m.onnx", nodes, {"x": [1, 4]}, [1, 4, 8], w=table)
+    _, executable = built(model, tmp_path / "out", lean=False)
     (found,) = executable(np.full((1, 4), index, np.float32))
     np.testing.assert_array_equal(found[0], table[[0 if index < 0 else 49] * 4])

@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 
+from tests.agreement import one_thread
 from tests.models import built, normal, runs
 
 pytestmark = runs
@@ -32,10 +33,10 @@ def test_activations_of_an_onnx_model_keep_it(tmp_path: Path) -> None:
     for name, seed in (("w", 1), ("v", 2)):
         model.graph.initializer.append(numpy_helper.from_array(normal(16, 16, 3, 3, seed=seed), name))
     onnx.save(model, tmp_path / "m.onnx")
-    _, executable = built(tmp_path / "m.onnx", tmp_path / "out")
+    _, executable = built(tmp_path / "m.onnx", tmp_path / "out", lean=False)
     x = normal(1, 16, 6, 6)
     x[0, 3, 2, 1] = np.nan
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), one_thread(), providers=["CPUExecutionProvider"])
     for found, expected in zip(executable(x), session.run(None, {"x": x}), strict=True):
         assert np.isnan(expected).any()
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -52,7 +53,7 @@ def test_activations_of_a_pytorch_program_keep_it(tmp_path: Path) -> None:
     x = torch.from_numpy(normal(4, 64))
     x[1, 7] = np.nan
     program = torch.export.export(Several().eval(), (x,))
-    _, executable = built(program, tmp_path / "out")
+    _, executable = built(program, tmp_path / "out", lean=False)
     for found, expected in zip(executable(x), Several()(x), strict=True):
         assert np.isnan(expected.numpy()).sum() == 1
         np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-5)

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 from onnx import compose
 
+from tests.agreement import one_thread
 from tests.conformance.lane_cases import CASES
 from tests.foreign import arm_target, export_foreign, export_kernels, needs_arm, run_network
 from tests.models import design_space, read
@@ -63,7 +64,7 @@ def test_programs_of_every_template_are_right(tmp_path: Path) -> None:
     assert templates >= TEMPLATES
     inputs = network.random_inputs(0)
     found = run_network(extraction.network.outputs, export_foreign(extraction, tmp_path, functions), inputs)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), one_thread(), providers=["CPUExecutionProvider"])
     wanted = session.run(None, {spec.name: x for spec, x in zip(network.inputs, inputs, strict=True)})
     for spec, ours, theirs in zip(network.outputs, found, wanted, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max(), rtol=1e-4, err_msg=spec.name)

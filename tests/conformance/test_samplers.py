@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable
 
@@ -40,7 +41,6 @@ SPARING = {"adaptive", "epsilon-greedy-adaptive"}
 
 samplers = pytest.mark.parametrize("sampler", SAMPLERS)
 searchers = pytest.mark.parametrize("searcher", SEARCHERS)
-spaces = pytest.mark.parametrize("space", SPACES)
 
 
 def nothing(configs: Configs) -> NDArray[np.bool_]:
@@ -87,9 +87,19 @@ def digest(searcher: str, sampler: str, space: ToySpace, seed: int) -> str:
     return hashlib.sha256(b"".join(b.tobytes() for b in run(searcher, sampler, space, seed))).hexdigest()
 
 
-@searchers
-@samplers
-@spaces
+def choose_runs() -> list[tuple[str, str, str]]:
+    """Searchers, samplers and spaces: each sampler in each space with two searchers, and each searcher in each space.
+
+    The latter meets another sampler in the next space. Tests below have each searcher with each sampler.
+    """
+    runs = list(itertools.product(("random", "genetic"), SAMPLERS, SPACES))
+    names = list(SAMPLERS)
+    for first, searcher in enumerate(SEARCHERS):
+        runs += [(searcher, names[(first + place) % len(names)], space) for place, space in enumerate(SPACES)]
+    return list(dict.fromkeys(runs))
+
+
+@pytest.mark.parametrize(("searcher", "sampler", "space"), choose_runs())
 def test_what_is_measured_is_valid_and_new_and_in_bounds(searcher: str, sampler: str, space: str) -> None:
     every = np.concatenate(run(searcher, sampler, SPACES[space], seed=1))
     assert SPACES[space].valid(every).all()

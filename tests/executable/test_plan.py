@@ -159,7 +159,7 @@ def test_a_network_that_calls_a_library_runs_on_the_machine(tmp_path: Path) -> N
 
 
 def test_an_executable_runs_without_a_compiler(tmp_path: Path) -> None:
-    built(expand(tmp_path / "m.onnx"), tmp_path / "out")
+    built(expand(tmp_path / "m.onnx"), tmp_path / "out", lean=False)
     program = (
         "import sys, numpy, tilewright\n"
         f"executable = tilewright.load_executable({str(tmp_path / 'out')!r})\n"

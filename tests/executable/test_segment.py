@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 from onnx import parser
 
+from tests.agreement import one_thread
 from tests.models import built, runs
 from tilewright.errors import MeasureError, OutputError, ShapeError
 from tilewright.executable.executable import Executable, load_executable
@@ -60,7 +61,7 @@ def test_outputs_are_those_of_onnx_runtime(name: str, tmp_path: Path) -> None:
     path = write(MODELS[name], tmp_path / "m.onnx")
     _, executable = built(path, tmp_path / "out")
     inputs = draw(executable)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), one_thread(), providers=["CPUExecutionProvider"])
     expected = session.run(None, dict(zip([spec.name for spec in executable.inputs], inputs, strict=True)))
     for _ in range(2):
         for found, right in zip(executable(*inputs), expected, strict=True):

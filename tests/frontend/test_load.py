@@ -14,9 +14,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 from tests.agreement import network_error
-from tests.models import LIGHT, TARGET, agrees, built, conv_model, normal, save
+from tests.models import LIGHT, TARGET, agrees, build_lean, built, conv_model, normal, save
 from tilewright.compare.peers import pytorch
-from tilewright.compiling.build import build
 from tilewright.errors import MissingExtraError, ModelFormatError, ShapeError, UnsupportedOperatorError
 from tilewright.frontend.load import load
 from tilewright.frontend.onnx.data import open_model, save_onnx
@@ -311,7 +310,7 @@ def test_a_crash_of_the_optimiser_costs_the_folding_only(tmp_path: Path) -> None
         network = load(reading)
     assert not reading.folded
     extraction = extract(network, TARGET)
-    error = network_error(build(extraction, {}, tmp_path / "out", {}), network)
+    error = network_error(build_lean(extraction, {}, tmp_path / "out"), network)
     assert error is not None
     assert error <= 1e-3
     with OnnxReading(path, {}, die) as reading, pytest.raises(ModelFormatError, match="SIGSEGV"):

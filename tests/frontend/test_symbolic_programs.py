@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import TARGET, normal, runs
-from tilewright.compiling.build import build
+from tests.models import TARGET, build_lean, normal, runs
 from tilewright.errors import ModelFormatError, ShapeError
 from tilewright.frontend.load import load, load_buckets
 from tilewright.frontend.shapes import ShapeRequest
@@ -46,7 +45,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_shapes_bind_symbols(program: Path, tmp_path: Path) -> None:
     networks = load_buckets(program, [{"x": (1, 8, 4, 16)}, {"x": (3, 8, 4, 32)}])
     assert [network.outputs[0].shape for network in networks] == [(1, 16, 16), (3, 32, 16)]
-    executable = build(extract_buckets(networks, TARGET), {}, tmp_path / "out", {})
+    executable = build_lean(extract_buckets(networks, TARGET), {}, tmp_path / "out")
     module = torch.export.load(str(program)).module()
     for network in networks:
         x = normal(*network.inputs[0].shape)

@@ -12,9 +12,8 @@ from onnx import NodeProto, helper
 
 from tests.agreement import network_error
 from tests.graph.test_tokens import attention
-from tests.models import TARGET, defaults, normal, read, save
+from tests.models import TARGET, build_lean, defaults, normal, read, save
 from tests.targets import require
-from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 
@@ -61,7 +60,7 @@ def kinds(extraction: Extraction) -> set[str]:
 def check(extraction: Extraction, folder: Path) -> None:
     """The network gives ONNX Runtime's outputs."""
     require(TARGET)
-    error = network_error(build(extraction, defaults(extraction), folder / "out", {}), extraction.network)
+    error = network_error(build_lean(extraction, defaults(extraction), folder / "out"), extraction.network)
     assert error is not None
     assert error <= 1e-4
 

@@ -9,9 +9,8 @@ import onnx
 import pytest
 from onnx import helper
 
-from tests.models import defaults, normal, read, runs, save
+from tests.models import build_lean, defaults, normal, read, runs, save
 from tests.targets import LANES, lane_target, require
-from tilewright.compiling.build import build
 from tilewright.frontend.shapes import ShapeRequest
 from tilewright.graph.tasks import extract
 from tilewright.ops.contraction.bf16 import round_to_bf16
@@ -53,7 +52,7 @@ def test_a_product_has_rounded_operands(lanes: int, tmp_path: Path) -> None:
     path = marked(save(tmp_path / "m.onnx", nodes, {"x": [5, 40]}, [5, 37], w=weight))
     extraction = extract(read(path), lane_target(lanes))
     assert [use.task.name.split()[0] for use in extraction.uses] == ["bf16_dense_relu"]
-    (found,) = build(extraction, defaults(extraction), tmp_path / "out", {})(x)
+    (found,) = build_lean(extraction, defaults(extraction), tmp_path / "out")(x)
     left, right = ((round_to_bf16(a).astype(np.uint32) << 16).view(np.float32).astype(float) for a in (x, weight))
     wanted = np.maximum(left @ right, 0)
     np.testing.assert_allclose(found, wanted, atol=1e-6 * wanted.max())
@@ -96,6 +95,6 @@ def test_the_verdict_still_finds_mistakes(tmp_path: Path) -> None:
         tensor.CopyFrom(onnx.numpy_helper.from_array(off, tensor.name))
     onnx.save(model, tmp_path / "off.onnx")
     extraction = extract(read(tmp_path / "off.onnx"), Target.parse())
-    build(extraction, defaults(extraction), tmp_path / "out", {})
+    build_lean(extraction, defaults(extraction), tmp_path / "out")
     with Checker(read(marked(path)), 10.0) as checker:
         assert checker.judge(tmp_path / "out").wrong

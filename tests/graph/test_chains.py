@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.models import TARGET, defaults, design_space, normal, read, save
+from tests.agreement import one_thread
+from tests.models import TARGET, build_lean, defaults, design_space, normal, read, save
 from tilewright.compiling.build import build
 from tilewright.graph.tasks import extract
 from tilewright.space.inlining import MOST_LOADS, nested_loads
@@ -43,11 +44,11 @@ def test_what_follows_a_convolution_is_cut_before_it_explodes(tmp_path: Path) ->
     assert all(nested_loads(task_module(use.task)) <= MOST_LOADS for use in extraction.uses if "conv" in use.task.name)
     templates = {design_space(use.task, TARGET).template.split("/")[0] for use in extraction.uses}
     assert {"contraction", "elementwise"} <= templates
-    executable = build(extraction, defaults(extraction), tmp_path / "out", {})
+    executable = build_lean(extraction, defaults(extraction), tmp_path / "out")
     x = normal(1, 16, 6, 6, seed=1)
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), one_thread(), providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(executable(x)[0], session.run(None, {"x": x})[0], rtol=1e-4, atol=1e-5)
 
 

@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from tests.agreement import network_error
-from tests.models import TARGET, Shape, design_space, normal, read, save
+from tests.agreement import compare_with
+from tests.models import TARGET, Shape, build_lean, design_space, normal, read, save
 from tests.targets import require
-from tilewright.compiling.build import build
-from tilewright.compiling.kernels import Kernels
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 from tilewright.space.configs import sample
@@ -31,20 +29,17 @@ def all_agree(nodes: list[NodeProto], inputs: dict[str, Shape], output: Shape, *
     with tempfile.TemporaryDirectory() as folder:
         extraction = extract(read(save(Path(folder, "m.onnx"), nodes, inputs, output, **weights)), TARGET)
         spaces = {use.task.key: design_space(use.task, TARGET) for use in extraction.uses}
-        rng = np.random.default_rng(0)
+        error_of, rng = compare_with(extraction.network), np.random.default_rng(0)
+        assert error_of is not None
         configs = {
             key: [s.default(), *(sample(s, rng, 2) if s.template.startswith(("contraction", "depthwise")) else ())]
             for key, s in spaces.items()
         }
-        kernels = Kernels(extraction, Path(folder, "objects"))  # those of the default serve all three
+        programs = {k: [s.schedule(config).mod["main"] for config in configs[k]] for k, s in spaces.items()}
         for choice in range(3):
-            functions = {
-                k: s.schedule(configs[k][min(choice, len(configs[k]) - 1)]).mod["main"] for k, s in spaces.items()
-            }
-            executable = build(extraction, functions, Path(folder, f"out{choice}"), {}, kernels)
-            error = network_error(executable, extraction.network)
-            assert error is not None
-            assert error <= 1e-3, [configs[k][min(choice, len(configs[k]) - 1)] for k in spaces]
+            functions = {k: some[min(choice, len(some) - 1)] for k, some in programs.items()}
+            executable = build_lean(extraction, functions, Path(folder, f"out{choice}"))
+            assert error_of(executable) <= 1e-3, [configs[k][min(choice, len(configs[k]) - 1)] for k in spaces]
     return extraction
 
 

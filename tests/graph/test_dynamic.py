@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.models import built, defaults, normal, read, runs, save
+from tests.agreement import one_thread
+from tests.models import build_lean, built, defaults, normal, read, runs, save
 from tests.targets import LANES, lack, lane_target
-from tilewright.compiling.build import build
 from tilewright.executable.executable import Executable
 from tilewright.graph.tasks import extract
 
@@ -90,7 +90,7 @@ def network(path: Path, per_channel: bool) -> Path:
 
 
 def session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
+    options = one_thread()
     options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums without VNNI, too
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
@@ -143,7 +143,7 @@ def test_a_quantised_network(lanes: int, per_channel: bool, tmp_path: Path) -> N
     assert len(contractions) == 3
     assert all(name.startswith("byte_") and "dequantise" in name for name in contractions)
     assert not extraction.fallbacks
-    executable = build(extraction, defaults(extraction), tmp_path / "out", {})
+    executable = build_lean(extraction, defaults(extraction), tmp_path / "out")
     for size in (1.0, 1e-3):
         x = size * normal(*SHAPE, seed=3)
         (found,), (wanted,) = executable(x), session(path).run(None, {"x": x})

@@ -11,9 +11,8 @@ import pytest
 from onnx import NodeProto, helper
 
 from tests.agreement import network_error
-from tests.models import TARGET, defaults, normal, read, save
+from tests.models import TARGET, build_lean, defaults, normal, read, save
 from tests.targets import require
-from tilewright.compiling.build import build
 from tilewright.graph.buckets import combine
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
@@ -116,7 +115,7 @@ def test_one_function_takes_the_place_of_two(
     assert set(form.several) <= {use.task for use in extraction.uses}
     assert joined(whole).uses == whole.uses
     require(TARGET)
-    error = network_error(build(whole, defaults(whole), tmp_path / "out", {}), whole.network)
+    error = network_error(build_lean(whole, defaults(whole), tmp_path / "out"), whole.network)
     assert error is not None
     assert error <= 1e-4
 

@@ -12,10 +12,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.models import TARGET, design_space
+from tests.models import TARGET, build_lean, defaults, design_space
 from tests.targets import require
-from tilewright.compiling.build import build
-from tilewright.compiling.kernels import Kernels
 from tilewright.frontend.load import load_part
 from tilewright.graph.convolution import Algorithm
 from tilewright.graph.tasks import Extraction, extract
@@ -46,16 +44,13 @@ def all_agree(
     if algorithm != "direct":
         extraction = extraction.with_algorithms({conv: algorithm for conv, _ in extraction.convolutions})
     spaces = {use.task.key: design_space(use.task, TARGET) for use in extraction.uses}
-    rng = np.random.default_rng(0)
+    first, rng = defaults(extraction), np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
-        kernels = Kernels(extraction, Path(folder, "objects"))  # those that are the same serve all choices
         for choice in range(1 + draws):
-            configs = {
-                key: s.default() if choice == 0 or not s.template.startswith(_DRAWN_SPACES) else sample(s, rng, 1)[0]
-                for key, s in spaces.items()
-            }
-            functions = {key: s.schedule(configs[key]).mod["main"] for key, s in spaces.items()}
-            executable = build(extraction, functions, Path(folder, f"out{choice}"), {}, kernels)
+            drawn = {key: s for key, s in spaces.items() if choice and s.template.startswith(_DRAWN_SPACES)}
+            configs = {key: sample(s, rng, 1)[0] for key, s in drawn.items()}
+            functions = first | {key: s.schedule(configs[key]).mod["main"] for key, s in drawn.items()}
+            executable = build_lean(extraction, functions, Path(folder, f"out{choice}"))
             found = executable(*(value.numpy() for value in inputs))
             for have, want in zip(found, wanted, strict=True):
                 assert np.abs(have - want).max() <= 1e-4 * np.abs(want).max() + 1e-6, configs

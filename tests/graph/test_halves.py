@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from tests.models import defaults, normal, read, save
+from tests.models import build_lean, defaults, normal, read, save
 from tests.targets import LANES, lack, lane_target
-from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.quantising.rounding import round_array
 from tilewright.target import Target
@@ -43,7 +42,7 @@ def test_results_are_those_of_float32(lanes: int, tmp_path: Path) -> None:
     for target, dtype in ((small(lanes), "uint16"), (lane_target(lanes), "float32")):
         extraction = extract(read(path), target)
         assert kinds(extraction) == {dtype}
-        found.append(build(extraction, defaults(extraction), tmp_path / dtype, {})(x)[0])
+        found.append(build_lean(extraction, defaults(extraction), tmp_path / dtype)(x)[0])
     assert np.array_equal(found[0], found[1])
     assert (
         np.abs(found[0] - np.maximum(np.matmul(x, weight.astype(np.float32)), 0)).max() < 1e-5 * np.abs(found[0]).max()

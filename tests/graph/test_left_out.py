@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.frontend.onnx.small import by_runtime, read
-from tests.models import TARGET, normal, runs
-from tilewright.compiling.build import build
+from tests.models import TARGET, build_lean, normal, runs
 from tilewright.errors import UnsupportedOperatorError
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
@@ -45,5 +44,5 @@ def test_one_of_two_operators_that_fail_together_moves(
     assert "together with its neighbours" in segment.reasons[0]
     assert "these two cannot be fused" in segment.reasons[0]
     x = normal(64, 512)
-    [y] = build(extraction, {}, tmp_path / "out", {})(x)
+    [y] = build_lean(extraction, {}, tmp_path / "out")(x)
     assert abs(y - by_runtime(model, [x])[0]).max() < 1e-5

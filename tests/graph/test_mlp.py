@@ -9,9 +9,8 @@ import pytest
 from onnx import helper
 
 from tests.agreement import network_error
-from tests.models import TARGET, defaults, normal, read, save
+from tests.models import TARGET, build_lean, defaults, normal, read, save
 from tests.targets import require
-from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 
@@ -74,7 +73,7 @@ def test_one_function_takes_the_place_of_two(
     assert make_space(use.task, TARGET).template == "mlp/1"
     assert set(form.several) <= {use.task for use in extraction.uses}
     require(TARGET)
-    error = network_error(build(whole, defaults(whole), tmp_path / "out", {}), whole.network)
+    error = network_error(build_lean(whole, defaults(whole), tmp_path / "out"), whole.network)
     assert error is not None
     assert error <= 1e-4
 

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.models import defaults, normal, read, save
+from tests.agreement import one_thread
+from tests.models import build_lean, defaults, normal, read, save
 from tests.targets import LANES, lack, lane_target
-from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.target import Target
 from tilewright.tensor import Array
@@ -74,11 +74,11 @@ def check(path: Path, target: Target, out: Path, seed: int = 0) -> Extraction:
     if lack(target):
         pytest.skip(lack(target))
     extraction = extract(read(path), target)
-    executable = build(extraction, defaults(extraction), out, {})
+    executable = build_lean(extraction, defaults(extraction), out)
     model = onnx.load(str(path))
     given = [normal(*spec.shape, seed=seed + place) for place, spec in enumerate(executable.inputs)]
     names = [value.name for value in model.graph.input]
-    options = onnxruntime.SessionOptions()
+    options = one_thread()
     # Otherwise it joins DequantizeLinear and MatMul, and rounds the data to int8.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(path), options)

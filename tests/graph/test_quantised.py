@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -15,10 +16,11 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from tests.agreement import one_thread
 from tests.frontend.onnx.small import agrees
-from tests.models import TARGET, built, defaults, read, runs
+from tests.kernels import assembly
+from tests.models import TARGET, build_lean, built, defaults, read, runs
 from tests.targets import LANES, lack, lane_target
-from tilewright.compiling.build import build
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.ops.registry import make_space
 from tilewright.space.module import task_module
@@ -301,15 +303,26 @@ CASES: dict[str, Callable[[Sketch], None]] = {
 
 
 @cache
-def _model(folder: Path, name: str) -> Path:
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="tilewright-tests-")
+
+
+@cache
+def model_of(name: str) -> Path:
+    """The file of a case, which several tests read."""
     net = Sketch()
     CASES[name](net)
-    return net.save(folder / f"{name}.onnx")
+    return net.save(Path(_folder().name, f"{name}.onnx"))
+
+
+@cache
+def extraction_of(name: str, target: Target) -> Extraction:
+    """The tasks of a case, of which several tests look at something else."""
+    return extract(read(model_of(name)), target)
 
 
 def reference(path: Path, inputs: list[NDArray[Any]], rewritten: bool = True) -> list[NDArray[Any]]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options = one_thread()
     # Without this, sums of two products saturate at 16 bits on processors with AVX2 and without VNNI.
     options.add_session_config_entry("session.x64quantprecision", "1")
     if not rewritten:
@@ -337,14 +350,12 @@ def test_and_on_this_machine(tmp_path: Path) -> None:
 
 
 def check(name: str, target: Target, folder: Path) -> None:
-    path = _model(folder, name)
-    network = read(path)
-    extraction = extract(network, target)
-    executable = build(extraction, defaults(extraction), folder / "out", {})
+    path, extraction = model_of(name), extraction_of(name, target)
+    executable = build_lean(extraction, defaults(extraction), folder / "out")
     # ONNX Runtime's own softmax of bytes rounds a probability otherwise than the float32 one that the model has.
     rewritten = name != "attentions"
     for seed, size in enumerate((1.0, 30.0)):  # the second saturates
-        inputs = [size * array for array in network.random_inputs(seed)]
+        inputs = [size * array for array in extraction.network.random_inputs(seed)]
         for found, wanted in zip(executable(*inputs), reference(path, inputs, rewritten), strict=True):
             apart = np.abs(np.asarray(found).astype(int) - wanted.astype(int))
             assert found.dtype == wanted.dtype
@@ -365,8 +376,8 @@ def check(name: str, target: Target, folder: Path) -> None:
         ("attentions", 2),
     ],
 )
-def test_contractions_are_of_bytes(name: str, contractions: int, tmp_path: Path) -> None:
-    found = templates(extract(read(_model(tmp_path, name)), lane_target(16)))
+def test_contractions_are_of_bytes(name: str, contractions: int) -> None:
+    found = templates(extraction_of(name, lane_target(16)))
     assert len(found) == contractions
     plain = [stem for stem in found if not stem.startswith("byte_")]
     assert [stem.split("_")[0] for stem in plain] == (["grouped"] if name == "signed" else [])
@@ -380,8 +391,6 @@ def test_weights_have_the_format_of_their_instruction(
     largest: int, dtype: str, instruction: str, tmp_path: Path
 ) -> None:
     """Only weights of which no two products can exceed int16 are multiplied by the instruction that saturates."""
-    import tvm
-
     net, target = Sketch(), lane_target(8)
     levels = net.constant(np.full((16, 16), largest), "int8")
     weight = net.op("DequantizeLinear", levels, net.constant(0.01, "float32"), net.constant(0, "int8"))
@@ -390,7 +399,7 @@ def test_weights_have_the_format_of_their_instruction(
     (task,) = [use.task for use in extraction.uses if use.task.kind == "contraction"]
     assert str(task_module(task)["main"].params[1].ty.dtype) == dtype
     space = make_space(task, target)
-    code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+    code = assembly(space.schedule(space.default()).mod, target)
     assert instruction in code
     assert ("vpmaddubsw" in code) == (instruction == "vpmaddubsw")
     assert name_instruction(space) == instruction
@@ -406,41 +415,41 @@ def test_weights_have_the_format_of_their_instruction(
         ("llvm:neoverse-v1:aarch64-linux-gnu", "squares", 0),
     ],
 )
-def test_pairs_are_convolved_by_winograds_algorithm(text: str, name: str, count: int, tmp_path: Path) -> None:
+def test_pairs_are_convolved_by_winograds_algorithm(text: str, name: str, count: int) -> None:
     target = Target.parse(text if text.count(":") > 1 else f"{text}:x86_64-linux-gnu")
-    tasks = [use.task.name.split()[0] for use in extract(read(_model(tmp_path, name)), target).uses]
+    tasks = [use.task.name.split()[0] for use in extraction_of(name, target).uses]
     assert sum(task.startswith("byte_winograd") for task in tasks) == count
 
 
 @pytest.mark.parametrize(("text", "count"), [("llvm:haswell", 2), ("llvm:cascadelake", 0)])
-def test_patches_become_channels(text: str, count: int, tmp_path: Path) -> None:
-    uses = extract(read(_model(tmp_path, "patches")), Target.parse(f"{text}:x86_64-linux-gnu")).uses
+def test_patches_become_channels(text: str, count: int) -> None:
+    uses = extraction_of("patches", Target.parse(f"{text}:x86_64-linux-gnu")).uses
     params = [p for use in uses if use.task.kind == "contraction" for p in task_module(use.task)["main"].params]
     weights = [[int(extent) for extent in p.ty.shape] for p in params if len(p.ty.shape) == 7]
     assert len(weights) == 3
     assert sum(shape[2:4] == [1, 1] for shape in weights) == count
 
 
-def test_no_image_becomes_float32(tmp_path: Path) -> None:
+def test_no_image_becomes_float32() -> None:
     """What follows a convolution of bytes gives bytes: activations, gates and means."""
-    tasks = [use.task for use in extract(read(_model(tmp_path, "excitation")), lane_target(16)).uses]
+    tasks = [use.task for use in extraction_of("excitation", lane_target(16)).uses]
     for task in tasks:
         function = task_module(task)["main"]
         dtypes = [str(p.ty.dtype) for p in function.params if len(p.ty.shape) == 5 and int(p.ty.shape[3]) > 1]
         assert "float32" not in dtypes
 
 
-def test_norms_read_bytes_and_residuals_are_fused(tmp_path: Path) -> None:
-    tasks = [use.task for use in extract(read(_model(tmp_path, "norms")), lane_target(16)).uses]
+def test_norms_read_bytes_and_residuals_are_fused() -> None:
+    tasks = [use.task for use in extraction_of("norms", lane_target(16)).uses]
     assert not any("dequantise" in task.name for task in tasks)
     norms = [task_module(task)["main"] for task in tasks if task.kind == "rows"]
     assert norms
     assert {str(norm.params[0].ty.dtype) for norm in norms} == {"uint8"}
 
 
-def test_an_attention_is_one_function(tmp_path: Path) -> None:
+def test_an_attention_is_one_function() -> None:
     """Nothing is copied between the products, and nothing is float32."""
-    extraction = extract(read(_model(tmp_path, "attentions")), lane_target(16))
+    extraction = extraction_of("attentions", lane_target(16))
     kinds = Counter(use.task.kind for use in extraction.uses for _ in range(int(use.weight)))
     assert kinds["byte_attention"] == 2
     assert kinds["rows"] == 0

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from tests.agreement import one_thread
 from tests.graph.test_quantised import Sketch
 from tests.models import built, runs
 
@@ -77,7 +78,7 @@ CHAIN = st.tuples(st.sampled_from(sorted(FUNCTIONS)), quantisers(-7, 0), quantis
 
 def plain_runtime(net: Sketch, folder: Any, inputs: list[NDArray[np.float32]]) -> list[NDArray[Any]]:
     """ONNX Runtime's outputs without optimisation: operator by operator, as the model says."""
-    options = onnxruntime.SessionOptions()
+    options = one_thread()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(net.save(folder / "m.onnx")), options)
     return list(session.run(None, {f"x{place}": array for place, array in enumerate(inputs)}))

@@ -15,12 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper
 
-from tests.agreement import network_error
-from tests.models import TARGET, agrees, built, defaults, design_space, normal, read, save
+from tests.agreement import compare_with
+from tests.models import TARGET, agrees, build_lean, built, defaults, design_space, normal, read, save
 from tests.targets import require
-from tilewright.compiling.build import build
-from tilewright.compiling.kernels import Kernels
-from tilewright.compiling.objects import SharedObjects
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.measure.compare import relative_error
 from tilewright.space.configs import sample
@@ -38,14 +35,10 @@ def right(path: Path, configs: int = 2) -> Extraction:
     for i in range(configs):
         chosen = {key: spaces[key].schedule(c[i % len(c)]).mod["main"] for key, c in drawn.items()}
         choices.append(choices[0] | chosen)
-    folder = path.with_name("objects")
-    # The calls of kernels are the same for all schedules, so kernels check their arguments with the first ones only.
-    checked, lean = Kernels(extraction, folder), Kernels(extraction, folder, SharedObjects(folder, TARGET))
+    error_of = compare_with(extraction.network)
+    assert error_of is not None
     for functions in choices:
-        kernels = checked if functions is choices[0] else lean
-        error = network_error(build(extraction, functions, path.with_name("out"), {}, kernels), extraction.network)
-        assert error is not None
-        assert error <= 1e-4
+        assert error_of(build_lean(extraction, functions, path.with_name("out"))) <= 1e-4
     return extraction
 
 

@@ -88,15 +88,3 @@ def test_candidates_of_a_cold_target_are_timed_and_recorded_as_such() -> None:
         measured += pool.race(space, configs, time.monotonic() + 120)
     assert [m.ok for m in measured] == [True] * 4
     assert {m.target for m in measured} == {target.key}
-
-
-def test_a_pool_learns_of_weights_after_it_was_started() -> None:
-    target = replace(Target.parse(), l2=1 << 12, l3=1 << 16)
-    space = FaultySpace(make_task())
-    configs = np.asarray([config(Deed.FAST, which) for which in range(2)], dtype=np.int32)
-    with LocalPool(target, workers=1, factory=make_faulty) as pool:
-        pool.weigh(1 << 20)
-        measured = pool.measure(space, configs, float("inf"), time.monotonic() + 120)
-        measured += pool.race(space, configs, time.monotonic() + 120)
-    assert [m.ok for m in measured] == [True] * 4
-    assert {m.target for m in measured} == {f"{target.key}-streamed"}

@@ -34,9 +34,10 @@ def test_training_is_as_exact_as_float64(name: str, monkeypatch: pytest.MonkeyPa
     made, shape = NETWORKS[name]
     monkeypatch.setattr(LivePart, "slower", False)  # our kernels run even where PyTorch's are faster
     model = made()
-    # What is float64 runs in PyTorch. The backend draws the masks of its dropouts as it draws ours.
+    # What is float64 runs in PyTorch. The backend draws the masks of its dropouts as it draws ours. Both have the same
+    # options, so that one process compiles. Another one would have nothing to do.
     exact = in_float64(model)
-    pair = [(optimize(model, mode="now", budget="1s"), torch.float32), (optimize(exact, budget="1s"), torch.float64)]
+    pair = [(optimize(m, mode="now", budget="1s"), d) for m, d in ((model, torch.float32), (exact, torch.float64))]
     optimizers = [torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9) for m in (model, exact)]
     for number in range(STEPS):
         x = torch.randn(*shape)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from typer.testing import CliRunner
 
+from tests.agreement import one_thread
 from tests.models import TARGET, Shape, normal, runs, save
 from tilewright.cli import app
 from tilewright.compare.peers import bucket_model
@@ -51,7 +52,7 @@ def agrees(executable: Executable, model: Path, *shape: int) -> None:
     """The outputs for inputs of a shape are ONNX Runtime's."""
     x = normal(*shape, seed=3)
     (found,) = executable(x)
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(model), one_thread(), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"x": x})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from tests.agreement import one_thread
 from tilewright.frontend.network import Network
 from tilewright.tensor import TensorSpec
 
@@ -64,7 +65,7 @@ def saved(made: onnx.ModelProto, path: Path) -> Path:
 
 def by_onnxruntime(made: onnx.ModelProto, inputs: Sequence[Array]) -> list[Array]:
     """The outputs of ONNX Runtime without optimisation."""
-    options = onnxruntime.SessionOptions()
+    options = one_thread()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(made.SerializeToString(), options)

@@ -7,6 +7,7 @@ import onnxruntime
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from tests.agreement import one_thread
 from tests.recurrent_models import VARIANTS, make_inputs, make_model
 from tilewright.verify.evaluator import OnnxEvaluator
 
@@ -15,7 +16,7 @@ from tilewright.verify.evaluator import OnnxEvaluator
 def test_it_agrees_with_onnx_runtime(name: str) -> None:
     model = make_model(**VARIANTS[name])
     inputs = make_inputs(model)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model.SerializeToString(), one_thread(), providers=["CPUExecutionProvider"])
     wanted = session.run(None, dict(inputs))
     found = OnnxEvaluator(model, list(inputs), True).run(list(inputs.values()))
     for one, other in zip(found, wanted, strict=True):

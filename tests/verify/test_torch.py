@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.models import defaults
-from tilewright.compiling.build import build
+from tests.models import build_lean, defaults
 from tilewright.frontend.load import load
 from tilewright.frontend.network import Network
 from tilewright.graph.tasks import extract
@@ -36,14 +35,14 @@ def test_an_executable_of_a_program(tmp_path: Path) -> None:
     assert trials.problem == ""
     assert trials.dtypes == ("float32",)
     extraction = extract(network, Target.parse())
-    build(extraction, defaults(extraction), tmp_path / "out", {})
+    build_lean(extraction, defaults(extraction), tmp_path / "out")
     verdict = judge_executable(tmp_path / "out", trials)
     assert verdict.right
     assert verdict.error is not None
     assert verdict.error < 1e-5
     other = dataclasses.replace(network, weights={name: -array for name, array in network.weights.items()})
     extraction = extract(other, Target.parse())
-    build(extraction, defaults(extraction), tmp_path / "out", {})
+    build_lean(extraction, defaults(extraction), tmp_path / "out")
     assert judge_executable(tmp_path / "out", trials).wrong
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from tests.agreement import one_thread
 from tests.c_libraries import compile_c, run_bare
 from tests.conformance.lane_cases import CASES
 from tests.executables import read as read_json
@@ -43,7 +44,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_a_library_for_arm_gives_the_outputs_of_onnx_runtime(network: Path) -> None:
     extraction = extract(read(network / "m.onnx"), arm_target())
     inputs = extraction.network.random_inputs(0)
-    session = onnxruntime.InferenceSession(str(network / "m.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(network / "m.onnx"), one_thread(), providers=["CPUExecutionProvider"])
     feeds = {spec.name: x for spec, x in zip(extraction.network.inputs, inputs, strict=True)}
     for ours, theirs in zip(
         run_network(extraction.network.outputs, network / "c", inputs), session.run(None, feeds), strict=True

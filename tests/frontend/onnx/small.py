@@ -12,9 +12,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from tests.models import TARGET, built
+from tests.agreement import one_thread
+from tests.models import TARGET, build_lean, built
 from tests.models import read as read_file
-from tilewright.compiling.build import build
 from tilewright.executable.executable import Executable
 from tilewright.graph.left_out import extract_all
 from tilewright.graph.tasks import Extraction
@@ -53,10 +53,9 @@ def read(text: str, opset: int = 17) -> onnx.ModelProto:
 
 def by_runtime(made: onnx.ModelProto, inputs: Sequence[Any]) -> list[NDArray[Any]]:
     """ONNX Runtime's outputs."""
-    options = onnxruntime.SessionOptions()
+    options = one_thread()
     options.add_session_config_entry("session.x64quantprecision", "1")  # exact sums without VNNI, too
     options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
     weights = {tensor.name for tensor in made.graph.initializer}
     names = [v.name for v in made.graph.input if v.name not in weights]
@@ -69,7 +68,7 @@ def make(made: onnx.ModelProto, folder: Path, scheduled: bool = False) -> tuple[
     if scheduled:
         return built(folder / "m.onnx", folder / "out")
     extraction = extract_all(read_file(folder / "m.onnx"), TARGET)
-    return extraction, build(extraction, {}, folder / "out", {})
+    return extraction, build_lean(extraction, {}, folder / "out")
 
 
 def same(found: NDArray[Any], expected: NDArray[Any], relative: float = 1e-5) -> None:

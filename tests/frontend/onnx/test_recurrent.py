@@ -9,9 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.models import TARGET, defaults, runs
+from tests.models import TARGET, build_lean, defaults, runs
 from tests.recurrent_models import VARIANTS, make_inputs, make_model
-from tilewright.compiling.build import build
 from tilewright.frontend.load import read_model
 from tilewright.graph.left_out import extract_all
 from tilewright.graph.tasks import Extraction
@@ -40,7 +39,7 @@ def check(model: onnx.ModelProto, out: Path) -> None:
     """Built with default schedules, the model computes what the reference says."""
     extraction = extracted(model)
     assert not extraction.network.segments
-    executable = build(extraction, defaults(extraction), out, {})
+    executable = build_lean(extraction, defaults(extraction), out)
     inputs = make_inputs(model)
     wanted = OnnxEvaluator(model, list(inputs), True).run(list(inputs.values()))
     found = executable(*inputs.values())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.kernels import call_kernel
+from tests.kernels import assembly, call_kernel
 from tests.targets import LANES, lane_target, require
 from tilewright.graph.tasks import task_of
 from tilewright.ops.contraction.bf16 import bf16_conv2d, bf16_dense, round_to_bf16
@@ -41,8 +41,6 @@ def widen(bits: NDArray[np.uint16]) -> NDArray[np.float64]:
     ],
 )
 def test_each_target_has_its_instruction(text: str, lanes: int, pattern: str) -> None:
-    import tvm
-
     target = Target.parse(text)
     dot = find_bf16_product(target, lanes)
     assert dot is not None
@@ -53,7 +51,7 @@ def test_each_target_has_its_instruction(text: str, lanes: int, pattern: str) ->
     ):
         space = make_space(task_of("product", function, (1,)), target)
         assert space.template.startswith("contraction/")
-        code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+        code = assembly(space.schedule(space.default()).mod, target)
         assert re.search(pattern, code)
         assert "tilewright_" not in code  # the function around the instruction is gone
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from tests.kernels import call_kernel, compile_kernel
+from tests.kernels import assembly, call_kernel, compile_kernel
 from tests.targets import lane_target, require
 from tilewright.graph.quantised.weight_formats import to_pairs
 from tilewright.graph.tasks import task_of
@@ -40,9 +40,7 @@ def test_each_target_has_its_instruction(text: str, lanes: int, name: str) -> No
     assert dot is not None
     assert dot.name == name
     space = make_space(task_of("dense", byte_dense(4, (2, 8, lanes, 4), 2 * lanes), (1,)), target)
-    import tvm
-
-    code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+    code = assembly(space.schedule(space.default()).mod, target)
     assert name.removeprefix("v") in code
 
 
@@ -56,15 +54,13 @@ def test_each_target_has_its_instruction(text: str, lanes: int, name: str) -> No
     ],
 )
 def test_weights_that_fit_have_the_faster_instruction(text: str, lanes: int, name: str) -> None:
-    import tvm
-
     target = Target.parse(text)
     function = byte_dense(4, (2, 8, lanes, 4), 2 * lanes, "fitting")
     space = make_space(task_of("dense", function, (1,)), target)
-    code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+    code = assembly(space.schedule(space.default()).mod, target)
     assert name.removeprefix("v") in code
     plain = make_space(task_of("dense", byte_dense(4, (2, 8, lanes, 4), 2 * lanes), (1,)), target)
-    assert "pmaddubsw" not in tvm.compile(plain.schedule(plain.default()).mod, target.tvm).mod.inspect_source("asm")
+    assert "pmaddubsw" not in assembly(plain.schedule(plain.default()).mod, target)
 
 
 @given(weights=arrays(np.int8, (3, 2, 4)))
@@ -90,15 +86,13 @@ def test_arm_without_dot_products_has_plain_code() -> None:
 
 
 def test_shifted_data_take_one_instruction_where_they_are_wanted() -> None:
-    import tvm
-
     target = Target.parse("llvm:cortex-a76:aarch64-linux-gnu")
     assert multiplies_signed(target)
     counts = []
     kinds: tuple[Operands, ...] = ("any", "shifted")
     for operands in kinds:
         space = make_space(task_of("dense", byte_dense(4, (2, 8, 4, 4), 8, operands), (1,)), target)
-        code = tvm.compile(space.schedule(space.default()).mod, target.tvm).mod.inspect_source("asm")
+        code = assembly(space.schedule(space.default()).mod, target)
         counts.append(code.count("\tsdot\t"))
     assert counts[0] > counts[1] == 4 * 2 * 8
     assert not multiplies_signed(Target.parse("llvm:neoverse-v1:aarch64-linux-gnu"))

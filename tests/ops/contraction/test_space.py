@@ -333,8 +333,7 @@ def test_the_last_blocks_of_a_product_overlap(lanes: int) -> None:
     a, b = (rng.standard_normal(shape).astype("float32") for shape in ((2, m, k), (2, n, k)))
     for config in [here.default(), *sample(here, rng, 3)]:
         out = tvm.runtime.tensor(np.full((2, m, n), np.nan, dtype="float32"))
-        kernel = tvm.compile(here.schedule(config).mod, target=target().tvm)["main"]
-        kernel(tvm.runtime.tensor(a), tvm.runtime.tensor(b), out)
+        call_kernel(here.schedule(config).mod, target(), tvm.runtime.tensor(a), tvm.runtime.tensor(b), out)
         np.testing.assert_allclose(out.numpy(), np.einsum("bmk,bnk->bmn", a, b), atol=1e-5)
 
 

@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special
 
+from tests.kernels import check_arguments, compile_module
 from tests.models import TARGET
 from tests.targets import LANES, lane_target, require
 from tilewright.graph.tasks import task_of
@@ -20,7 +21,6 @@ from tilewright.ops.elementwise.exponential import exp_below_zero
 from tilewright.space.ast import program_graph
 from tilewright.space.recorded import check_recorded
 from tilewright.target import Target
-from tilewright.tvm_compat import keep_nan
 
 Doubles = NDArray[np.float64]
 
@@ -96,9 +96,10 @@ def compiled(name: str, x: NDArray[np.float32], target: Target = TARGET) -> tupl
     schedule = tvm.s_tir.Schedule(tvm.ir.IRModule({"main": function}))
     _, vector = schedule.split(schedule.get_loops(schedule.get_sblock("y"))[0], [None, target.lanes])
     schedule.vectorize(vector)
-    built = tvm.compile(keep_nan(schedule.mod), target=target.tvm)
-    out = tvm.runtime.tensor(np.zeros_like(x))
-    built["main"](tvm.runtime.tensor(x), out)
+    built = compile_module(schedule.mod, target)
+    arguments = (tvm.runtime.tensor(x), out := tvm.runtime.tensor(np.zeros_like(x)))
+    check_arguments(schedule.mod, arguments)
+    built["main"](*arguments)
     return np.asarray(out.numpy()), str(built.mod.inspect_source("asm"))
 
 

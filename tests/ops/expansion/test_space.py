@@ -107,7 +107,7 @@ def test_windows_of_all_kinds(lanes: int, data: st.DataObject) -> None:
     second = rng.standard_normal((blocks, *kernel, x)).astype(np.float32)
     wide = np.einsum("nchwi,ockliv->nohwv", image.astype(np.float64), first)
     want = np.maximum(convolve(np.maximum(wide, 0.0), second, stride, padding, dilation), 0.0)
-    for config in [space.default(), *sample(space, rng, 2)]:
+    for config in [space.default(), *sample(space, rng, 1)]:
         out = tvm.runtime.tensor(np.full(want.shape, np.nan, np.float32))
         arguments = [tvm.runtime.tensor(array) for array in (image, first, second)]
         call_kernel(space.schedule(config).mod, target, *arguments, out)

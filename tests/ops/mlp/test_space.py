@@ -94,7 +94,7 @@ def test_rows_and_columns_of_all_kinds(lanes: int, data: st.DataObject) -> None:
     arrays.append(rng.standard_normal((rows, columns) if residual else columns).astype(np.float32))
     wide = np.einsum("mk,okv->mov", arrays[0].astype(np.float64), arrays[1]).reshape(rows, between) + arrays[2]
     want = np.einsum("mk,okv->mov", np.maximum(wide, 0.0), arrays[3]).reshape(rows, columns) + arrays[4]
-    for config in [space.default(), *sample(space, rng, 2)]:
+    for config in [space.default(), *sample(space, rng, 1)]:
         out = tvm.runtime.tensor(np.full(want.shape, np.nan, np.float32))
         call_kernel(space.schedule(config).mod, target, *map(tvm.runtime.tensor, arrays), out)
         np.testing.assert_allclose(out.numpy(), want, rtol=1e-4, atol=1e-3, err_msg=str(config))

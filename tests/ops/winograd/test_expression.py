@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from tests.agreement import network_error
-from tests.models import LIGHT, TARGET, defaults, design_space, normal, read, save
+from tests.models import LIGHT, TARGET, build_lean, defaults, design_space, normal, read, save
 from tests.targets import lane_target, require
-from tilewright.compiling.build import build
-from tilewright.compiling.kernels import Kernels
-from tilewright.compiling.objects import SharedObjects
 from tilewright.graph.convolution import Algorithm, Convolution
 from tilewright.graph.tasks import Extraction, extract
 from tilewright.graph.weights import Recipe
@@ -27,11 +24,8 @@ STAGED: tuple[Algorithm, ...] = ("winograd2", "winograd4")
 FUSED: tuple[Algorithm, ...] = ("fused_winograd2", "fused_winograd4")
 
 
-def agrees(path: Path, algorithm: Algorithm, out: Path, *, lean: bool = False) -> Extraction:
-    """With ``algorithm`` wherever it can be, and default schedules, the model gives ONNX Runtime's outputs.
-
-    Kernels that are ``lean`` do not check their arguments, which takes a third of the time that compiling them takes.
-    """
+def agrees(path: Path, algorithm: Algorithm, out: Path) -> Extraction:
+    """With ``algorithm`` wherever it can be, and default schedules, the model gives ONNX Runtime's outputs."""
     require(TARGET)
     network = read(path)
     convolutions = extract(network, TARGET).rewritten.convolutions
@@ -42,9 +36,7 @@ def agrees(path: Path, algorithm: Algorithm, out: Path, *, lean: bool = False) -
     for use in extraction.uses:
         if use.task.kind != "auto":
             assert not design_space(use.task, TARGET).template.startswith("auto"), use.task.name
-    folder = out.with_name("objects")
-    kernels = Kernels(extraction, folder, SharedObjects(folder, TARGET) if lean else None)
-    error = network_error(build(extraction, defaults(extraction), out, {}, kernels), network)
+    error = network_error(build_lean(extraction, defaults(extraction), out), network)
     assert error is not None
     assert error <= 1e-3
     return extraction
@@ -109,7 +101,7 @@ def test_networks(name: str, algorithm: Algorithm, tmp_path: Path) -> None:
     shape += [1, 1] if name == "squeezenet" and len(shape) == 2 else []
     model.graph.output.append(helper.make_tensor_value_info(softmax.input[0], onnx.TensorProto.FLOAT, shape))
     onnx.save(model, str(tmp_path / "m.onnx"))
-    agrees(tmp_path / "m.onnx", algorithm, tmp_path / "out", lean=True)
+    agrees(tmp_path / "m.onnx", algorithm, tmp_path / "out")
 
 
 def test_what_has_no_such_algorithm_stays_direct(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ CASES = {
     "F2 batch": (2, 4, (7, 12), (1, 0, 0, 1)),
 }
 STAGES = ("data", "inverse")
+#: Cases of which every config is scheduled: both algorithms, and a map that one tile covers. Of the others, some are.
+WHOLE = ("F2", "F4", "F4 one tile")
 #: F(4x4, 3x3) interpolates at 0, +-5/8, +-3/2 and infinity.
 _B: dict[int, Any] = {
     2: [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
@@ -138,7 +140,7 @@ def test_programs_are_right(name: str, stage: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_valid_config_is_a_program_of_its_own(name: str, stage: str) -> None:
     here = space(name, stage)
-    configs = everything(here)
+    configs = everything(here) if name in WHOLE else sample(here, np.random.default_rng(0), 24)
     assert here.valid(here.default()[None])[0]
     scripts = {here.schedule(config).mod.script() for config in configs}
     assert len(scripts) == len(configs)
@@ -198,7 +200,7 @@ def test_programs_in_one_function_are_right(name: str) -> None:
     packed = transform_weight(here.m, kernels).reshape(shape).transpose(4, 5, 0, 2, 3, 1)
     weight = np.ascontiguousarray(packed.reshape(here.a**2, OUTPUTS, INPUTS, LANES, LANES))
     want = convolved(name, data, kernels)
-    for config in [*space.likely(2), *sample(space, np.random.default_rng(0), 5)]:
+    for config in [*space.likely(2), *sample(space, np.random.default_rng(0), 2)]:
         tensors = [tvm.runtime.tensor(a) for a in (data, weight, np.zeros(want.shape, "float32"))]
         call_kernel(space.schedule(config).mod, target(), *tensors)
         np.testing.assert_allclose(tensors[-1].numpy(), want, rtol=1e-4, atol=1e-3, err_msg=str(config))
@@ -207,7 +209,7 @@ def test_programs_in_one_function_are_right(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_configs_of_one_function_are_programs_of_their_own(name: str) -> None:
     space = whole(name)
-    configs = sample(space, np.random.default_rng(0), 60)
+    configs = sample(space, np.random.default_rng(0), 24)
     scripts = {space.schedule(config).mod.script() for config in configs}
     assert len(scripts) == len(configs)
 

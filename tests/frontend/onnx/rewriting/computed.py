@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from tests.models import TARGET
-from tilewright.compiling.build import build
+from tests.agreement import one_thread
+from tests.models import TARGET, build_lean
 from tilewright.frontend.load import read_model
 from tilewright.frontend.onnx.data import open_model
 from tilewright.frontend.onnx.model import FOLDED, MODEL, prepare
@@ -43,7 +43,7 @@ def make(
 
 def run(model: onnx.ModelProto, inputs: Mapping[str, Any]) -> list[Any]:
     """The outputs in ONNX Runtime, which is not let to optimise anything."""
-    options = onnxruntime.SessionOptions()
+    options = one_thread()
     options.log_severity_level = 4
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
@@ -65,7 +65,7 @@ def compile_and_run(model: onnx.ModelProto, inputs: Mapping[str, Any], folder: P
     prepare(path, {}, folder)
     network = read_model("m", open_model(folder / MODEL), open_model(folder / FOLDED), {})
     extraction = extract_all(network, TARGET)
-    executable = build(extraction, {}, folder / "out", {})
+    executable = build_lean(extraction, {}, folder / "out")
     results = executable(*[inputs[spec.name] for spec in extraction.network.inputs])
     return results, [reason for segment in extraction.network.segments for reason in segment.reasons]
 

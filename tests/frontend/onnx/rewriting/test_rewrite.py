@@ -11,8 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.models import TARGET, read
-from tilewright.compiling.build import build
+from tests.agreement import one_thread
+from tests.models import TARGET, build_lean, read
 from tilewright.frontend.onnx.rewriting.rewrite import rewrite
 from tilewright.graph.tasks import extract
 
@@ -28,7 +28,7 @@ def model(nodes: list[Any], inputs: dict[str, Any], outputs: list[str], **weight
 
 
 def run(made: onnx.ModelProto, inputs: dict[str, Any]) -> list[Any]:
-    session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(made.SerializeToString(), one_thread(), providers=["CPUExecutionProvider"])
     return list(session.run(None, inputs))
 
 
@@ -109,7 +109,7 @@ def test_the_same_is_computed(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
     path = tmp_path / "m.onnx"
     onnx.save(made, str(path))
-    executable = build(extract(read(path), TARGET), {}, tmp_path / "out", {})
+    executable = build_lean(extract(read(path), TARGET), {}, tmp_path / "out")
     results = executable(*inputs.values())
     assert [r.dtype for r in results] == [r.dtype for r in wanted]
     for found, right in zip(results, wanted, strict=True):
