@@ -54,6 +54,7 @@ class Target:
             with empty caches. It is part of the key: a kernel that is fast with its data in the caches need not be fast
             without them, so records of different kinds are never taken for each other.
         without: extensions of ``mcpu`` that this machine hides, by LLVM's names, sorted: no code uses them.
+        recorded_as: the key of another machine with this CPU, whose records count for this target; empty: its own do.
     """
 
     mcpu: str
@@ -69,6 +70,7 @@ class Target:
     triple: str = ""
     caches: Caches = "warm"
     without: tuple[str, ...] = ()
+    recorded_as: str = ""
 
     @classmethod
     def parse(cls, text: str = "native") -> Target:
@@ -133,6 +135,8 @@ class Target:
     @cached_property
     def key(self) -> str:
         """Identity for the records: two machines share records only where this agrees."""
+        if self.recorded_as:
+            return self.recorded_as
         text = json.dumps(
             [self.mcpu, self.cores, self.machine, self.features, self.l1, self.l2, self.l3, self.tvm_version]
             + ([self.triple] if self.triple else [])

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from tests.test_writing import small_files
 from tilewright.cli.boundary import command, write_json
-from tilewright.errors import CheckError, ShapeError
+from tilewright.errors import CheckError, OutputError, ShapeError
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/somewhere/file")
 
@@ -71,3 +72,15 @@ def test_an_interrupt_leaves_a_report_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(typer.Exit):
         report(json_file=tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text()) == {"trials": 3}
+
+
+def test_a_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    write_json(path, {"trials": 3})
+    with (
+        small_files(100),
+        pytest.raises(OutputError, match=r"the file of --json, .*: File too large; name"),
+    ):
+        write_json(path, {"trials": list(range(1000))})
+    assert json.loads(path.read_text()) == {"trials": 3}
+    assert list(tmp_path.iterdir()) == [path]

@@ -57,20 +57,35 @@ def test_an_executable_for_this_machine_is_judged(tmp_path: Path, records: Path)
 @runs
 def test_a_convolution_is_computed_in_the_way_that_is_fastest_on_record(tmp_path: Path, records: Path) -> None:
     path, target = conv_model(tmp_path / "m.onnx"), Target.parse("native")
-    ((convolution, _),) = extract(read(path), target).convolutions
-    with open_store(records) as store:
-        for algorithm in convolution.algorithms[:2]:
-            for task in stages(convolution, algorithm):
-                space, seconds = make_space(task, target), 1e-3 if algorithm == "direct" else 1e-5
-                store.describe(task)
-                config = tuple(space.default().tolist())
-                store.add([Measurement(task.key, target.key, space.template, config, Outcome.OK, (seconds,))])
+    record_winograd(path, target, target.key)
     code, said = call(path, "--out", tmp_path / "out")
     assert code == 0, said
     assert "outputs: right" in said
     program = load_executable(tmp_path / "out").program
     assert isinstance(program, PlanProgram)
     assert any("winograd" in kernel for kernel in program.kernels)
+
+
+@cross
+def test_the_ways_that_are_fastest_on_record_are_used_for_another_machine(tmp_path: Path) -> None:
+    path = conv_model(tmp_path / "m.onnx")
+    record_winograd(path, arm_target(), "cortex-a76-4x-0123456789ab")
+    for mcpu, ways in (("cortex-a76", True), ("cortex-a72", False)):
+        code, said = call(path, "--target", f"llvm:{mcpu}:aarch64-linux-gnu", "--out", tmp_path / mcpu)
+        assert code == 0, said
+        assert ("winograd" in json.dumps(read_json(tmp_path / mcpu)["plan"])) is ways
+
+
+def record_winograd(path: Path, target: Target, key: str) -> None:
+    """Records of a machine on which Winograd's algorithm is faster than the direct one."""
+    ((convolution, _),) = extract(read(path), target).convolutions
+    with open_store(path.with_name("records.db")) as store:
+        for algorithm in convolution.algorithms[:2]:
+            for task in stages(convolution, algorithm):
+                space, seconds = make_space(task, target), 1e-3 if algorithm == "direct" else 1e-5
+                store.describe(task)
+                config = tuple(space.default().tolist())
+                store.add([Measurement(task.key, key, space.template, config, Outcome.OK, (seconds,))])
 
 
 def record_best(path: Path, key: str, places: Sequence[int]) -> list[str]:

@@ -1,14 +1,20 @@
-"""``tilewright tune --precision`` and ``--reference``: what they refuse before anything is tuned."""
+"""``tilewright tune --precision`` and ``--reference``: what they refuse before anything is tuned, and their cost."""
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
+from onnx import helper
 from typer.testing import CliRunner
 
-from tests.models import conv_model
+from tests.models import conv_model, normal, runs, save
 from tilewright.cli import app
+from tilewright.processor import cache_sizes
+from tilewright.records import open_store
+from tilewright.records.store import Query
 
 
 @pytest.mark.parametrize(
@@ -39,3 +45,27 @@ def test_what_is_refused(name: str, options: list[str], says: str, tmp_path: Pat
     assert done.exit_code == 2
     assert says in done.output
     assert not out.exists()
+
+
+@runs
+@pytest.mark.parametrize(("trials", "chooses"), [(42, True), (3, False)])
+def test_what_chooses_precisions_is_part_of_the_trials(trials: int, chooses: bool, tmp_path: Path) -> None:
+    side = 16 * math.ceil(math.sqrt(cache_sizes()[1] / 4) / 16 + 1)  # more than the second cache holds
+    weight = normal(side, side)
+    model = save(
+        tmp_path / "m.onnx", [helper.make_node("MatMul", ["x", "w"], ["y"])], {"x": [1, side]}, [1, side], w=weight
+    )
+    records, report = tmp_path / "r.db", tmp_path / "r.json"
+    options = ["--precision", "auto", "--max-error", "0.5", "--trials", str(trials), "--cost-model", "none", "--quiet"]
+    places = ["--out", str(tmp_path / "out"), "--records", str(records), "--json", str(report)]
+    done = CliRunner().invoke(app, ["tune", str(model), *options, *places])
+    assert done.exit_code == 0, done.output
+    told = json.loads(report.read_text())
+    with open_store(records) as store:
+        measured = len(list(store.scan(Query())))
+    assert (told["precision_trials"] > 0) is chooses
+    assert told["trials"] > 0
+    assert told["precision_trials"] + told["trials"] <= measured <= trials
+    (product,) = told["precisions"]
+    assert (product["float32_ms"] is not None) is chooses
+    assert any("measured within the budget" in note for note in told["notes"]) is not chooses

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.synthetic_run import HOSTILE, make_training
+from tests.test_writing import small_files
 from tilewright.cli import app
 from tilewright.errors import OutputError
 from tilewright.report.html import render
@@ -119,6 +120,20 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(OutputError, match=r"train\.json"):
         read_training(path)
+
+
+def test_a_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    report, page = tmp_path / "train.json", tmp_path / "train.html"
+    make_training().write_json(report)
+    page.write_text("<!doctype html> an earlier page")
+    with small_files(1000):
+        done = CliRunner().invoke(app, ["report", str(report)])
+        with pytest.raises(OutputError, match="too large"):
+            make_training().write_html(page)
+    assert done.exit_code == 2
+    assert "cannot be written: File too large; name another file with --html" in done.output
+    assert page.read_text() == "<!doctype html> an earlier page"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["train.html", "train.json"]
 
 
 def test_a_report_that_cannot_be_written_says_so(tmp_path: Path) -> None:

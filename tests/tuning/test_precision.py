@@ -14,6 +14,7 @@ from tilewright.frontend.shapes import ShapeRequest
 from tilewright.measure.outcome import Measurement, Outcome
 from tilewright.quantising.choosing import list_here
 from tilewright.records.memory import MemoryStore
+from tilewright.records.store import Query
 from tilewright.space.space import Configs, DesignSpace
 from tilewright.tuning.precision import ProductTimes, choose_precisions, dense_task, measure_products
 
@@ -47,7 +48,7 @@ def measure(model: Path, first: float, second: float, deadline: float = 1.0) -> 
     keys = [dense_task(2, *shape, TARGET.lanes, True).key for shape in ((48, 40), (40, 24))]
     runner = Times(dict(zip(keys, (first, second), strict=True)))
     matrices = list_here(model, None, 100)
-    return measure_products(matrices, TARGET, runner, runner.store, deadline, clock=lambda: 0.5)
+    return measure_products(matrices, TARGET, runner, runner.store, deadline, clock=lambda: 0.5)[0]
 
 
 @pytest.mark.parametrize(("first", "gains"), [(0.5, True), (0.97, False), (1.2, False)])
@@ -65,6 +66,23 @@ def test_after_the_deadline_nothing_is_measured(model: Path) -> None:
     reports, chosen = choose_precisions(times, model, model.with_name("out.onnx"), None, 0.1, 0)
     assert chosen is None
     assert {(r.chosen, r.float32_ms, r.bf16_ms, r.error) for r in reports} == {("float32", None, None, None)}
+
+
+def test_no_more_trials_are_made_than_may_be(model: Path) -> None:
+    runner, matrices = Times({}), list_here(model, None, 100)
+
+    def count(most: float) -> tuple[list[bool], int]:
+        """Which products were measured or are on record, the largest first, and how many trials were made."""
+        times, trials = measure_products(matrices, TARGET, runner, runner.store, 1.0, most, clock=lambda: 0.5)
+        assert len(list(runner.store.scan(Query()))) >= trials
+        return [math.isfinite(each.float32) and math.isfinite(each.bf16) for each in times], trials
+
+    assert count(0) == ([False, False], 0)
+    measured, trials = count(9)  # one product in both precisions
+    assert (measured, 0 < trials <= 9) == ([True, False], True)
+    assert count(0) == ([True, False], 0)  # what is on record is free
+    measured, trials = count(math.inf)
+    assert (measured, trials) == ([True, True], len(list(runner.store.scan(Query()))) - trials)
 
 
 def test_the_report_says_what_was_chosen_and_why(model: Path) -> None:

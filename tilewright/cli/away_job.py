@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,12 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from tilewright.cli.boundary import explain_error
 from tilewright.cli.tuning import run_tuning
 from tilewright.errors import TilewrightError
 from tilewright.fleet.head_store import HeadLine, HeadStore
 from tilewright.interrupts import watching
 from tilewright.scratch import scratch
-from tilewright.tuning.progress import TuneState
+from tilewright.tuning.progress import SilentProgress, TuneState
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 
-class _Telling:
-    """Tells the head how tuning goes. A :class:`~tilewright.tuning.progress.Progress`."""
+class _HeadProgress(SilentProgress):
+    """Tells the head how tuning goes."""
 
     def __init__(self, line: HeadLine) -> None:
         self._line = line
 
-    def __enter__(self) -> _Telling:
+    def __enter__(self) -> _HeadProgress:
         self._line.say("display", True)
         return self
 
@@ -64,7 +66,7 @@ def main(connection: Connection, folder: str) -> None:
     try:
         with watching(), ExitStack() as stack:
             stack.enter_context(scratch())
-            answer = run_tuning(options, cluster, stack, time.monotonic(), _Telling(line), HeadStore(line))
+            answer = run_tuning(options, cluster, stack, time.monotonic(), _HeadProgress(line), HeadStore(line))
         line.say("report", answer)
     except KeyboardInterrupt:
         line.say("error", KeyboardInterrupt())
@@ -74,11 +76,14 @@ def main(connection: Connection, folder: str) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as the head can have it."""
+    """The error as the head can have it. What is a bug here is one there; its message ends in the traceback."""
+    told, message, _ = explain_error(error)
+    if not isinstance(told, TilewrightError):
+        trace = "".join(traceback.format_exception(error))
+        return RuntimeError(f"a job on a node ended with {message.splitlines()[0]}\n{trace}")
     try:
-        if isinstance(error, TilewrightError) and type(pickle.loads(pickle.dumps(error))) is type(error):
-            return error
+        if type(pickle.loads(pickle.dumps(told))) is type(told):
+            return told
     except Exception:  # some errors take other arguments than they keep
         pass
-    lines = str(error).strip().splitlines()
-    return TilewrightError(f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}")
+    return TilewrightError(message)

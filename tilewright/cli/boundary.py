@@ -26,8 +26,9 @@ from tilewright.interrupts import exit_code, watching
 from tilewright.jsonable import Json
 from tilewright.measure.memory import memory_error
 from tilewright.names import printable
+from tilewright.writing import replace_file
 
-__all__ = ["command", "configuration", "guard", "unconfigured", "write_json"]
+__all__ = ["command", "configuration", "explain_error", "guard", "unconfigured", "write_json"]
 
 P = ParamSpec("P")
 
@@ -90,12 +91,6 @@ def guard(function: Callable[P, None]) -> Callable[P, None]:
                 if interrupts:  # an interrupt in a destructor is swallowed by Python
                     raise KeyboardInterrupt
                 _check_output(path)
-        except TilewrightError as error:
-            if interrupts:
-                _interrupted(error, path)
-            _say(error, str(error), path)
-            # Wrong outputs are a bug of Tilewright, not a mistake of the user.
-            raise typer.Exit(1 if isinstance(error, CheckError) else 2) from error
         except KeyboardInterrupt as error:
             _interrupted(error, path)
         except BrokenPipeError as error:
@@ -107,18 +102,29 @@ def guard(function: Callable[P, None]) -> Callable[P, None]:
                 raise
             if interrupts:
                 _interrupted(error, path)
-            if debugging():
+            if debugging() and not isinstance(error, TilewrightError):
                 _record(error, str(error), path)
                 raise
-            if (known := _surroundings(error)) is not None:
-                _say(known, str(known), path)
-                raise typer.Exit(2) from error
-            lines = str(error).strip().splitlines()
-            message = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
-            _say(error, f"{message}\n{_REPORT_TO}", path)
-            raise typer.Exit(1) from error
+            told, message, code = explain_error(error)
+            _say(told, message, path)
+            raise typer.Exit(code) from error
 
     return guarded
+
+
+def explain_error(error: Exception) -> tuple[Exception, str, int]:
+    """What a user is told of an error.
+
+    Returns:
+        the error itself, or the one that names what the machine lacked; its message; and the exit code of the command.
+    """
+    told = error if isinstance(error, TilewrightError) else _surroundings(error) or error
+    if isinstance(told, TilewrightError):
+        # Wrong outputs are a bug of Tilewright, not a mistake of the user.
+        return told, str(told), 1 if isinstance(told, CheckError) else 2
+    lines = str(error).strip().splitlines()
+    message = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    return told, f"{message}\n{_REPORT_TO}", 1
 
 
 def _with_options_of_all(function: Callable[P, None]) -> Callable[P, None]:
@@ -175,7 +181,8 @@ def write_json(path: Path | None, value: Mapping[str, object]) -> None:
     text = json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
     _reported.append(path)
     try:
-        path.write_text(text, encoding="utf-8")
+        with replace_file(path) as part:
+            part.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutputError(
             f"the file of --json, {path}, cannot be written: {error.strerror}; name another file"

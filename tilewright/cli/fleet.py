@@ -134,13 +134,17 @@ def check_fleet(address: str | None, kinds: Sequence[str] | None, models: Sequen
 
 @dataclass
 class _Job:
-    """One model for one kind of machine, in a process of its own."""
+    """One model for one kind of machine, in a process of its own.
+
+    Attributes:
+        error: why it has no report: the class of the error, its message, and the exit code.
+    """
 
     options: TuneOptions
     kind: str
     process: ChildProcess
     report: TuneReport | None = None
-    error: tuple[str, str] | None = None
+    error: tuple[str, str, int] | None = None
     next: float = 0.0
     told: list[str] = field(default_factory=list)
 
@@ -196,9 +200,7 @@ def tune_several(
             process.send((asked, Cluster(address, (kind,), namespace)))
             jobs.append(_Job(asked, kind, process))
         interrupted = _follow(jobs, fleet)
-    _conclude(jobs, fleet, json_file)
-    if interrupted:
-        raise typer.Exit(exit_code())
+    _conclude(jobs, fleet, json_file, interrupted=interrupted)
 
 
 def _follow(jobs: Sequence[_Job], fleet: Fleet) -> bool:
@@ -223,7 +225,7 @@ def _follow(jobs: Sequence[_Job], fleet: Fleet) -> bool:
 def _take(job: _Job, message: object, fleet: Fleet) -> None:
     """Take in what a job says."""
     if isinstance(message, Lost):
-        job.error = ("MeasureError", f"its process ended: {message.reason}")
+        job.error = ("MeasureError", f"its process ended: {message.reason}", 2)
         return
     assert isinstance(message, tuple)
     what, value = message
@@ -249,8 +251,8 @@ def _trials_of(name: str, jobs: Sequence[_Job]) -> int:
     return sum(node.trials for report in reports for node in report.nodes if node.name == name)
 
 
-def _conclude(jobs: Sequence[_Job], fleet: Fleet, json_file: Path | None) -> None:
-    """Report, and exit with 2 if a model could not be tuned for bad input, with 1 for wrong outputs."""
+def _conclude(jobs: Sequence[_Job], fleet: Fleet, json_file: Path | None, *, interrupted: bool = False) -> None:
+    """Report, and exit as an interrupted command; with 1 if a job met a bug or wrong outputs; with 2 for bad input."""
     from tilewright.cli.tune import summary, tell_page
 
     reports = []
@@ -266,10 +268,12 @@ def _conclude(jobs: Sequence[_Job], fleet: Fleet, json_file: Path | None) -> Non
                 typer.echo()
             reports.append({**about, **to_json_object(job.report)})
         elif job.error is not None:
-            typer.echo(f"error: {job.name}: {job.error[1]}", err=True)
-            reports.append({**about, "error": {"type": job.error[0], "message": job.error[1]}})
+            kind, message, _ = job.error
+            before = "" if kind == "KeyboardInterrupt" else "error: "
+            typer.echo(f"{before}{job.name}: {message}", err=True)
+            reports.append({**about, "error": {"type": kind, "message": message}})
     nodes = [replace(node, trials=_trials_of(node.name, jobs)) for node in fleet.report()]
     write_json(json_file, {"models": reports, "nodes": [to_json_object(node) for node in nodes]})
-    errors = [job.error for job in jobs if job.error is not None]
-    if errors:
-        raise typer.Exit(1 if any(kind == "CheckError" for kind, _ in errors) else 2)
+    code = min((job.error[2] for job in jobs if job.error is not None), default=0)
+    if interrupted or code:
+        raise typer.Exit(exit_code() if interrupted else code)

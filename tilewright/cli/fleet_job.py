@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING
 
+from tilewright.cli.boundary import explain_error
+from tilewright.cli.streams import debugging
 from tilewright.cli.tuning import run_tuning
 from tilewright.cli.verbosity import Verbosity
 from tilewright.errors import TilewrightError
 from tilewright.executable.replacing import reserve_out
-from tilewright.interrupts import watching
+from tilewright.interrupts import exit_code, watching
 from tilewright.scratch import scratch
-from tilewright.tuning.progress import TuneState, describe_state
+from tilewright.tuning.progress import SilentProgress, TuneState, describe_state
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -22,19 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 
-class _Telling:
-    """Tells the command how tuning goes. A :class:`~tilewright.tuning.progress.Progress`."""
+class _CommandProgress(SilentProgress):
+    """Tells the command how tuning goes."""
 
     def __init__(self, connection: Connection, verbose: bool) -> None:
         self._connection, self._verbose = connection, verbose
-
-    def __enter__(self) -> _Telling:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
     def update(self, state: TuneState) -> None:
         """Tell the state, and which nodes were found out."""
@@ -48,19 +42,23 @@ class _Telling:
 
 
 def main(connection: Connection) -> None:
-    """Tune the model that the command names."""
+    """Tune the model that the command names.
+
+    The command is told the report; or of an error its class, its message, and the exit code.
+    """
     options, cluster = connection.recv()
     try:
         with watching(), ExitStack() as stack:
             stack.enter_context(reserve_out(options.out))
             stack.enter_context(scratch())
-            progress = _Telling(connection, options.verbosity is Verbosity.VERBOSE)
+            progress = _CommandProgress(connection, options.verbosity is Verbosity.VERBOSE)
             report, told = run_tuning(options, cluster, stack, time.monotonic(), progress)
         answer: tuple[str, object] = ("report", (report, told))
     except KeyboardInterrupt:
-        answer = ("error", ("KeyboardInterrupt", "interrupted"))
-    except TilewrightError as error:
-        answer = ("error", (type(error).__name__, str(error)))
+        answer = ("error", ("KeyboardInterrupt", "interrupted", exit_code()))
     except Exception as error:
-        answer = ("error", (type(error).__name__, f"{type(error).__name__}: {error}"))
+        told, message, code = explain_error(error)
+        if debugging() and not isinstance(told, TilewrightError):
+            message += "\n" + "".join(traceback.format_exception(error))
+        answer = ("error", (type(told).__name__, message, code))
     connection.send(answer)

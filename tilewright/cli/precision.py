@@ -65,7 +65,7 @@ MaxErrorOption: TypeAlias = Annotated[
 PRECISIONS = ("float32", "bf16", "auto")
 #: ``--max-error`` where it is not given.
 _MAX_ERROR = 1e-2
-#: The share of the budget, and the seconds, that measuring may take at most. (Choices.)
+#: The share of the budget's seconds and trials, and the seconds, that measuring may take at most. (Choices.)
 _SHARE, _MOST_SECONDS = 0.2, 40.0
 
 
@@ -198,16 +198,16 @@ def _choose(options: TuneOptions, made: Path) -> TuneOptions:
     from tilewright.tuning.precision import choose_precisions
 
     most = _MAX_ERROR if options.max_error is None else options.max_error
-    times = _measure(options, matrices)
+    times, trials = _measure(options, matrices)
     reports, chosen = choose_precisions(times, options.model, made, options.request, most, options.seed)
     rounded = chosen is not None and bool(chosen.groups)
     notes = [_describe(report, most) for report in reports]
     notes.append(_describe_whole(chosen, most))
-    return _tell(replace(options, model=made if rounded else options.model), notes, reports)
+    return _tell(replace(options, model=made if rounded else options.model), notes, reports, trials)
 
 
-def _measure(options: TuneOptions, matrices: Sequence[Matrix]) -> list[ProductTimes]:
-    """Measure the products in both precisions, within a share of the budget.
+def _measure(options: TuneOptions, matrices: Sequence[Matrix]) -> tuple[list[ProductTimes], int]:
+    """Measure the products in both precisions, within a share of the budget. Returns also how many trials that took.
 
     Raises:
         TargetError: code for the target does not run here.
@@ -218,24 +218,27 @@ def _measure(options: TuneOptions, matrices: Sequence[Matrix]) -> list[ProductTi
     from tilewright.tuning.building import refuse_tuning
     from tilewright.tuning.precision import measure_products
 
-    seconds = options.budget.seconds
+    seconds, trials = options.budget.seconds, options.budget.trials
     until = time.monotonic() + min(_MOST_SECONDS, math.inf if seconds is None else _SHARE * seconds)
+    most = math.inf if trials is None else _SHARE * trials
     target = Target.parse(options.target).with_weights(sum(matrix.nbytes for matrix in matrices))
     refuse_tuning(target)
     with (
         open_for_tuning(records_place(options.records), tell=remark) as store,
         closing(LocalPool(target, on_measurement=lambda measured: store.add([measured]))) as pool,
     ):
-        return measure_products(matrices, target, pool, store, until)
+        return measure_products(matrices, target, pool, store, until, most)
 
 
-def _tell(options: TuneOptions, notes: Sequence[str], reports: tuple[PrecisionReport, ...] = ()) -> TuneOptions:
+def _tell(
+    options: TuneOptions, notes: Sequence[str], reports: tuple[PrecisionReport, ...] = (), trials: int = 0
+) -> TuneOptions:
     """Say what was done, and keep it for the report."""
     from tilewright.tuning.preparation import Preparation
 
     for note in notes:
         remark(f"precision: {note}")
-    return replace(options, preparation=Preparation(tuple(notes), reports))
+    return replace(options, preparation=Preparation(tuple(notes), reports, trials=trials))
 
 
 def _nothing(name: str, cached: int) -> str:
@@ -249,7 +252,7 @@ def _describe(report: PrecisionReport, most: float) -> str:
     """What was chosen for products of one form, and why."""
     what = f"{report.task} ({counted(report.products, 'product')}): weights in {report.chosen}"
     if report.float32_ms is None or report.bf16_ms is None:
-        return f"{what}, since not both could be measured in time"
+        return f"{what}, since not both could be measured within the budget"
     times = f"{report.bf16_ms:.3g} ms with bf16, {report.float32_ms:.3g} ms with float32"
     if report.error is None:
         return f"{what}, since bf16 is not surely faster: {times}"

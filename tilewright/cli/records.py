@@ -18,6 +18,7 @@ from tilewright.cli.text import milliseconds, moment, table
 from tilewright.cli.verbosity import remark
 from tilewright.errors import OutputError, TilewrightError
 from tilewright.wording import counted
+from tilewright.writing import replace_file
 
 __all__ = ["app"]
 
@@ -102,7 +103,7 @@ def export(
                 count = write_jsonl(store.scan(Query()), sys.stdout)
                 sys.stdout.flush()
             else:
-                with out.open("w", encoding="utf-8") as file:
+                with replace_file(out) as part, part.open("w", encoding="utf-8") as file:
                     count = write_jsonl(store.scan(Query()), file)
                 print(f"{counted(count, 'measurement')} written to {out}")
         except BrokenPipeError:

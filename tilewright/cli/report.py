@@ -11,6 +11,7 @@ from tilewright.cli.boundary import command
 from tilewright.cli.replacing import check_replaced
 from tilewright.errors import OutputError, TilewrightError
 from tilewright.wording import counted
+from tilewright.writing import replace_file
 
 __all__ = ["PAGE", "report", "write_page", "write_report"]
 
@@ -89,7 +90,8 @@ def write_page(path: Path, text: str) -> int:
     """
     content = text.encode("utf-8", errors="replace")
     try:
-        path.write_bytes(content)
+        with replace_file(path) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise OutputError(
             f"the page {path} cannot be written: {error.strerror}; name another file with --html"

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tilewright.errors import MissingExtraError, RecordsError, RecordsVersionError
 from tilewright.reading import open_regular, parse_json
 from tilewright.space.loop_nest import Annotation, LoopNest
+from tilewright.writing import replace_file
 
 if TYPE_CHECKING:
     import pyarrow
@@ -153,7 +154,8 @@ def write_data_set(data: DataSet, path: Path) -> None:
     }
     made = pa.table(columns).replace_schema_metadata({_MARK: json.dumps(about)})
     try:
-        pq.write_table(made, path, compression="zstd", compression_level=19)
+        with replace_file(path) as part:
+            pq.write_table(made, part, compression="zstd", compression_level=19)
     except OSError as exc:
         raise RecordsError(f"{path} cannot be written: {exc.strerror or exc}; name another file") from exc
 

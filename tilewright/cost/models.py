@@ -26,6 +26,7 @@ from tilewright.jsonable import JsonObject
 from tilewright.reading import parse_json, read_arrays, read_file
 from tilewright.tensor import Array
 from tilewright.wording import did_you_mean
+from tilewright.writing import replace_file
 
 if TYPE_CHECKING:
     from tilewright.cost.gcn import Pooling
@@ -155,7 +156,8 @@ def save_model(name: str, model: TrainableModel, template: str, about: Mapping[s
     archive = io.BytesIO()
     np.savez_compressed(archive, allow_pickle=False, **arrays)
     try:
-        path.write_bytes(archive.getvalue())
+        with replace_file(path) as part:
+            part.write_bytes(archive.getvalue())
     except OSError as exc:
         raise CostModelError(f"{path} cannot be written: {exc.strerror}; name another file") from exc
 

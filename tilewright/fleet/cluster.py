@@ -44,6 +44,7 @@ _OBJECT_STORE = 80 << 20
 #: The longest path of a Unix socket in bytes, less what Ray appends to its directory.
 _LONGEST = 107 - 65
 
+_TOKEN = "copy ~/.ray/auth_token from its head to this machine, and set RAY_AUTH_MODE=token before the command"
 _RULE = "--fleet is ray://HOST:10001, HOST:6379, auto or local"
 
 
@@ -146,7 +147,12 @@ def translate(error: Exception, address: str) -> FleetError:
             f"a cluster needs the same versions of Ray and Python everywhere, but {address} has {theirs or 'others'} "
             f"and this machine has {ours or 'others'}; install the same ones (pip install 'ray=={_ours()}')"
         )
-    return FleetError(f"the cluster at {address} cannot be used: {text[:300]}; look at 'ray status' on its head")
+    remedy = "look at 'ray status' on its head"
+    if "uthenticat" in text:
+        remedy = _TOKEN
+    elif "client connection timeout" in text:  # Ray's client swallows that its token was refused
+        remedy = f"if the cluster has a token, {_TOKEN}; otherwise {remedy}"
+    return FleetError(f"the cluster at {address} cannot be used: {text[:300]}; {remedy}")
 
 
 def _is_node() -> bool:

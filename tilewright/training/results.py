@@ -16,6 +16,7 @@ from tilewright.errors import OutputError
 from tilewright.jsonable import JsonObject, finite, to_json_object
 from tilewright.names import printable
 from tilewright.wording import counted
+from tilewright.writing import replace_file
 
 __all__ = [
     "FORMAT",
@@ -295,7 +296,8 @@ class TrainingReport:
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_bytes(text.encode("utf-8", errors="replace"))
+        with replace_file(path) as part:
+            part.write_bytes(text.encode("utf-8", errors="replace"))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise OutputError(f"the report {printable(str(path))} cannot be written: {why}; name another file") from error

@@ -95,18 +95,19 @@ def build_model(model: object, out: Path, target: Target, request: ShapeRequest,
             verdict = built.executable.verdict
             publish(built.executable.folder, out, {"verdict": verdict.report()})
             return _report(built.extraction, built.executable.selection, verdict, built.notes)
-    target, key = find_recorded(target, store)
+    target = find_recorded(target, store)
     extraction = extract_buckets(read.networks, target, read.shares)
+    extraction = recorded_ways(extraction, target, store).apply(extraction)
     if target.triple:
         _check_compiled([part.network for part in extraction.parts])
         _check_planned(extraction)
     verdict = Verdict(Outcome.UNDECIDABLE, evidence=f"{obstacle}, so that its outputs were not compared")
-    selection, notes = _write(extraction, select_recorded(extraction, store, key), out, verdict)
+    selection, notes = _write(extraction, select_recorded(extraction, store), out, verdict)
     return _report(extraction, selection, verdict, notes)
 
 
-def find_recorded(target: Target, store: TolerantStore) -> tuple[Target, str]:
-    """The recorded machine that has the CPU of a target which cannot be measured here.
+def find_recorded(target: Target, store: TolerantStore) -> Target:
+    """A target which cannot be measured here, with the cores and the records of a machine that has its CPU.
 
     Of several machines, one whose candidates found their data in the same caches is taken, and then the one with the
     most measurements.
@@ -116,8 +117,7 @@ def find_recorded(target: Target, store: TolerantStore) -> tuple[Target, str]:
         store: earlier measurements.
 
     Returns:
-        the target with the cores of that machine, and the key of its records; the target itself and its key if there
-        is no such machine.
+        the target itself if there is no such machine.
     """
     like = re.compile(re.escape(target.mcpu) + r"-(\d+)x-[0-9a-f]{12}(-[a-z]+)?")
     counts: Counter[str] = Counter()
@@ -125,10 +125,10 @@ def find_recorded(target: Target, store: TolerantStore) -> tuple[Target, str]:
         if isinstance(group, Group) and group.query.target and like.fullmatch(group.query.target):
             counts[group.query.target] += group.count
     if not counts:
-        return target, target.key
+        return target
     suffix = "" if target.caches == "warm" else f"-{target.caches}"
     key = max(sorted(counts), key=lambda key: ((like.sub(r"\2", key) or "") == suffix, counts[key]))
-    return replace(target, cores=int(like.sub(r"\1", key))), key
+    return replace(target, cores=int(like.sub(r"\1", key)), recorded_as=key)
 
 
 def _write(

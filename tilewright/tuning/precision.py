@@ -11,14 +11,14 @@ from pathlib import Path
 from tilewright.frontend.shapes import ShapeRequest
 from tilewright.graph.tasks import task_of
 from tilewright.graph.token_rows import choose_block
-from tilewright.measure.runner import Runner
+from tilewright.measure.runner import NoRunner, Runner
 from tilewright.ops import contraction
 from tilewright.quantising.choosing import Chosen, choose_weights
 from tilewright.quantising.rounding import Matrix
 from tilewright.records.store import Store
 from tilewright.target import Target
 from tilewright.task import Task
-from tilewright.tuning.algorithms import measure_few
+from tilewright.tuning.algorithms import MORE_CONFIGS, measure_few
 from tilewright.tuning.report import PrecisionReport
 
 __all__ = ["ProductTimes", "choose_precisions", "dense_task", "measure_products"]
@@ -70,8 +70,9 @@ def measure_products(
     runner: Runner,
     store: Store,
     deadline: float,
+    most_trials: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
-) -> list[ProductTimes]:
+) -> tuple[list[ProductTimes], int]:
     """Measure the products of matrices with a few configs in both precisions, the largest first.
 
     What the store knows of a task is not measured again. After the deadline nothing is measured.
@@ -82,7 +83,11 @@ def measure_products(
         runner: measures, and stores what it has measured.
         store: earlier measurements.
         deadline: the clock's reading after which no measurement is begun.
+        most_trials: no products are measured that might exceed so many measurements.
         clock: gives seconds.
+
+    Returns:
+        the products of each form, and how many measurements were made.
 
     Raises:
         MeasureError: the runner cannot work.
@@ -90,15 +95,18 @@ def measure_products(
     forms: dict[tuple[int, int, int], list[Matrix]] = {}
     for matrix in matrices:
         forms.setdefault((matrix.rows[0], matrix.depth, matrix.outputs), []).append(matrix)
-    found = []
+    found: list[ProductTimes] = []
+    trials = 0
     for (rows, depth, outputs), group in sorted(forms.items(), key=lambda item: -sum(m.nbytes for m in item[1])):
-        seconds = []
-        for halves in (False, True):
-            task = dense_task(rows, depth, outputs, target.lanes, halves)
-            late = clock() >= deadline
-            seconds.append(math.inf if late else measure_few(task, target, runner, store, math.inf, deadline)[0])
+        able = runner if trials + 2 * (1 + MORE_CONFIGS) <= most_trials else NoRunner()  # the records may know both
+        seconds = [math.inf, math.inf]
+        for place, halves in enumerate((False, True)):
+            if clock() < deadline:
+                task = dense_task(rows, depth, outputs, target.lanes, halves)
+                seconds[place], made = measure_few(task, target, able, store, math.inf, deadline)
+                trials += made
         found.append(ProductTimes(rows, depth, outputs, tuple(group), *seconds))
-    return found
+    return found, trials
 
 
 def choose_precisions(

@@ -47,11 +47,13 @@ class Preparation:
         notes: about that, for people.
         precisions: of the weights of products of few rows.
         reference: what outputs are compared with besides; None: nothing.
+        trials: the measurements that chose the precisions. They are part of the budget.
     """
 
     notes: tuple[str, ...] = ()
     precisions: tuple[PrecisionReport, ...] = ()
     reference: ReferenceOutputs | None = None
+    trials: int = 0
 
     def compare(self, run: Callable[[Sample], Sequence[Array]]) -> tuple[ReferenceReport | None, tuple[str, ...]]:
         """Compare outputs with the reference's, if there is one. Returns the comparison, and notes about a failure.

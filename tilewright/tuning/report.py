@@ -357,6 +357,7 @@ class TuneReport(StartReport, NetworkReport):
         buckets: of an executable with several; empty for one.
         nodes: of the fleet that measured; empty: this machine did.
         precisions: what ``--precision auto`` has chosen for each product of few rows.
+        precision_trials: the measurements that chose them.
         reference: the outputs against those of the model that ``--reference`` names.
         budget_plan: the seconds of each step, as planned; see :class:`tilewright.tuning.budget_plan.BudgetPlan`.
     """
@@ -374,6 +375,7 @@ class TuneReport(StartReport, NetworkReport):
     default_tasks: tuple[str, ...] = ()
     algorithms: tuple[AlgorithmReport, ...] = ()
     precisions: tuple[PrecisionReport, ...] = ()
+    precision_trials: int = 0
     reference: ReferenceReport | None = None
     unrecorded: int = 0
     plain_operators: tuple[str, ...] = ()

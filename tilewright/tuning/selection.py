@@ -52,14 +52,13 @@ class Selection:
 
 
 def select_recorded(
-    extraction: Extracted, store: Store, target: str = "", begin: Callable[[Mapping[str, PrimFunc]], None] | None = None
+    extraction: Extracted, store: Store, begin: Callable[[Mapping[str, PrimFunc]], None] | None = None
 ) -> Selection:
     """The best schedule on record of each task, or its default: what the network runs with before it is tuned.
 
     Args:
         extraction: the network.
         store: earlier measurements.
-        target: the key of the target that the records are of; empty: the extraction's own.
         begin: is called with some functions, by ``Task.key``, whenever there are enough of them to compile.
 
     Raises:
@@ -73,7 +72,7 @@ def select_recorded(
         key = use.task.key
         try:
             space = make_space(use.task, extraction.target)
-            known = store.best(key, target or extraction.target.key, space.template, 1)
+            known = store.best(key, extraction.target.key, space.template, 1)
             config = np.asarray(known[0].config, dtype=np.int32) if known else None
             with guard_space(f"the design space of {use.task.name!r}"):
                 if config is not None and (not _fits(space, config) or np.array_equal(config, space.default())):

@@ -197,6 +197,7 @@ class _Session:
             self.pool = self.log.pool = self.stack.enter_context(closing(pool))
         self.preparation = (model.preparation if isinstance(model, OnnxReading) else None) or self.preparation
         self.notes += self.preparation.notes
+        budget.spend(self.preparation.trials)
         read = read_buckets(model, request)
         self.network, self.machine = read.networks[0], self.machine.with_weights(read.weight_bytes)
         if self.pool is not None:
@@ -211,7 +212,7 @@ class _Session:
     def _build_incumbent(self) -> None:
         """Build and judge what the network runs with before it is tuned: the incumbent."""
         self.log.phase("incumbent")
-        self._use_recorded_algorithms()
+        self._use_ways(recorded_ways(self.extraction, self.machine, self.store))
         built = build_incumbent(self.extraction, self.checker, self.aside, self.store)
         if built.extraction is not self.extraction:
             self.extraction, self.network, self.ways = built.extraction, built.extraction.network, Ways()
@@ -220,10 +221,6 @@ class _Session:
         self.finishing = Finishing(self.workshop, self.incumbent)
         if self.incumbent.verdict.outcome is Outcome.UNDECIDABLE:
             self.notes.append(f"it is not decidable whether the outputs are right: {self.incumbent.verdict.evidence}")
-
-    def _use_recorded_algorithms(self) -> None:
-        """Compute convolutions as the records say, where they say anything."""
-        self._use_ways(recorded_ways(self.extraction, self.machine, self.store))
 
     def _use_ways(self, ways: Ways) -> None:
         """Exchange the functions for which other ways were chosen than they have."""

@@ -104,6 +104,7 @@ def report_session(done: Outcomes) -> TuneReport:
         default_tasks=tuple(task.name for task in defaults),
         algorithms=tuple(choice.report() for choice in done.algorithms),
         precisions=done.preparation.precisions,
+        precision_trials=done.preparation.trials,
         reference=reference,
         unrecorded=done.unrecorded,
         nodes=done.nodes,
