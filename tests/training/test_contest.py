@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,4 +83,29 @@ def test_a_contest_can_be_cancelled() -> None:
     contest.cancel()
     contest.run([])
     assert contest.over.is_set()
+    assert program.chosen == {kernel: kernel for kernel in VARIANTS}
+
+
+def test_several_threads_time_each_variant_by_itself() -> None:
+    class Slow(Program):
+        """Kernels that are chosen long before they have run."""
+
+        def profile_in_place(self, addresses: Sequence[int]) -> list[float]:
+            """The seconds of each kernel."""
+            time.sleep(0.002)
+            return super().profile_in_place(addresses)
+
+    program: Any = Slow(SECONDS)
+    contest = Contest(program, VARIANTS)
+
+    def run() -> None:
+        while not contest.over.is_set():
+            contest.run([])
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert contest.times == {k: {name: [SECONDS[name]] * 3 for name in names} for k, names in VARIANTS.items()}
     assert program.chosen == {kernel: kernel for kernel in VARIANTS}

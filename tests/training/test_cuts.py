@@ -12,9 +12,8 @@ from tests.models import runs  # noqa: E402
 from tests.training.models import in_float64, step, worst_gradient  # noqa: E402
 from tilewright.training import cuts, optimize, report  # noqa: E402
 from tilewright.training.backend import sessions  # noqa: E402
-from tilewright.training.orders import Request  # noqa: E402
+from tilewright.training.orders import Order, Request  # noqa: E402
 from tilewright.training.proofs import Proofs  # noqa: E402
-from tilewright.training.worker import Order  # noqa: E402
 
 nn = torch.nn
 pytestmark = [runs, pytest.mark.usefixtures("fresh")]

@@ -19,13 +19,12 @@ from tilewright.measure.isolated import IsolatedError  # noqa: E402
 from tilewright.training import proofs as proofs_module  # noqa: E402
 from tilewright.training.live import LivePart, adopt  # noqa: E402
 from tilewright.training.options import Options  # noqa: E402
-from tilewright.training.orders import Prepared, Request  # noqa: E402
+from tilewright.training.orders import Order, Prepared, Request  # noqa: E402
 from tilewright.training.parts import Part, divide  # noqa: E402
 from tilewright.training.preparing import Preparation  # noqa: E402
 from tilewright.training.proofs import Proofs  # noqa: E402
 from tilewright.training.recording import name_values  # noqa: E402
 from tilewright.training.storage import Storages  # noqa: E402
-from tilewright.training.worker import Order  # noqa: E402
 
 pytestmark = runs
 
@@ -145,6 +144,31 @@ def test_a_crash_costs_a_process(deaths: int, state: str, process: Process, begu
     proofs.settle()
     assert live.state == state
     assert ("SIGSEGV" in live.reason) == (state == "left")
+
+
+def test_what_fails_when_a_part_is_proven_costs_no_more_than_that_part(
+    begun: tuple[Proofs, LivePart], process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proofs, live = begun
+    accept = proofs_module.accept
+
+    def fail_once(*_: object) -> None:
+        monkeypatch.setattr(proofs_module, "accept", accept)
+        raise RuntimeError("it cannot be accepted")
+
+    monkeypatch.setattr(proofs_module, "accept", fail_once)
+    live(list(draw()))
+    proofs.settle()
+    assert live.state == "left"
+    assert "cannot be accepted" in live.reason
+    other = LivePart(process.part, "another")
+    order = Order(process.request, other)
+    proofs.expect(order)
+    proofs.begin(order, process.prepared)
+    other(list(draw()))
+    proofs.settle()
+    adopt([other])
+    assert other.state == "running"
 
 
 def test_a_fork_leaves_the_files_to_its_parent(begun: tuple[Proofs, LivePart], tmp_path: Path) -> None:

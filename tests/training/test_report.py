@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.training.clocks import Clock
 from tests.training.models import Layers, Sequences, step, torch
 from tilewright.errors import TilewrightError
 from tilewright.training import GraphReport, KernelShare, PartReport, TrainingReport, optimize, report
+from tilewright.training.worker import Worker
 
 pytestmark = pytest.mark.usefixtures("fresh")
 
@@ -28,6 +30,30 @@ def test_models_of_one_class_share_their_graphs_and_each_is_reported() -> None:
     assert lines[0] == "forward pass: 4 runs, 0 operators beside the parts in PyTorch"
     assert lines[1].startswith("  forward part 0: left, 5 operators; 0 runs in our kernels, 4 runs (")
     assert "No space left on device" in lines[2]
+
+
+def test_models_with_equal_options_have_step_lengths_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A validation does not count."""
+    clock = Clock()
+    monkeypatch.setattr("tilewright.training.slots.time", clock)
+    for method in ("start", "enqueue"):  # PyTorch runs all parts
+        monkeypatch.setattr(Worker, method, lambda *_: None)
+    models = [Layers(), torch.nn.Sequential(torch.nn.Linear(16, 5), torch.nn.ReLU())]
+    fast = [optimize(model, budget="4m") for model in models]
+    with torch.no_grad():
+        for _ in range(3):
+            fast[0].eval()(torch.randn(4, 16))
+            clock.now += 0.125
+    for compiled, seconds in zip(fast, (1.0, 0.25), strict=True):
+        for _ in range(6):
+            step(compiled.train(), torch.randn(4, 16))
+            clock.now += seconds
+    with torch.no_grad():
+        for _ in range(40):
+            fast[0].eval()(torch.randn(4, 16))
+            clock.now += 0.125
+    found = [(each.before_seconds, each.now_seconds) for each in map(report, fast)]
+    assert found == [(1.0, 1.0), (0.25, 0.25)]
 
 
 def test_a_part_that_runs_is_shown_with_its_times_and_heaviest_kernels() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import pickle
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -30,11 +28,10 @@ from tilewright.training import optimize, report, worker
 from tilewright.training.cache import key_of
 from tilewright.training.live import LivePart
 from tilewright.training.options import Options
-from tilewright.training.orders import KernelTask, Prepared, Request
+from tilewright.training.orders import Prepared, Request
 from tilewright.training.parts import divide
 from tilewright.training.preparing import Preparation
-from tilewright.training.recording import Signature
-from tilewright.training.slots import PREPARING, TUNING, Pace
+from tilewright.training.progress import Progress
 
 nn = torch.nn
 pytestmark = pytest.mark.usefixtures("fresh")
@@ -57,162 +54,6 @@ def train(model: Any, steps: int = 2, **options: str) -> Any:
         step(exact, x.double())
         assert worst_gradient(model, exact) < 1e-4
     return [part for graph in report(model).graphs for part in graph.parts]
-
-
-class Clock:
-    """Time that passes only when somebody sleeps."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.slept: list[float] = []
-
-    def monotonic(self) -> float:
-        """Seconds."""
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        """Let time pass."""
-        self.now += seconds
-        self.slept.append(seconds)
-
-
-@pytest.mark.parametrize("share", [PREPARING, TUNING])
-def test_slots_have_their_share_of_the_time_and_delay_no_step_by_half(
-    share: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock()
-    monkeypatch.setattr("tilewright.training.slots.time", clock)
-    pace, begins = Pace(), list[float]()
-    for number in range(400):
-        begins.append(clock.now)
-        pace.begin_step(1)
-        if number == 3:
-            assert clock.slept == []
-            pace.share = share
-        clock.now += 1.0 if number < 200 else 0.6  # our kernels are there
-    assert pace.given == pytest.approx(share * clock.now, rel=0.05)
-    assert pace.given == pytest.approx(sum(clock.slept))
-    spans = np.diff([*begins, clock.now])
-    around = [np.median(spans[max(0, place - 8) : place + 9]) for place in range(len(spans))]
-    assert (spans / around).max() <= 1.5
-    assert pace.step_seconds == pytest.approx(0.6)
-
-
-def test_steps_that_became_shorter_pay_for_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a small share, the first kernels pay for the next ones: no step takes longer than in PyTorch, and 5 %."""
-    clock = Clock()
-    monkeypatch.setattr("tilewright.training.slots.time", clock)
-    pace, given = Pace(), dict[tuple[float, bool], float]()
-    pace.share = 0.05
-    for length, usual in ((1.0, math.nan), (1.0, 1.0), (0.6, 1.0), (0.6, math.nan)):
-        pace.usual = usual
-        for number in range(200):
-            if number == 40:  # the length of a step is known
-                before, since = pace.given, clock.now
-            pace.begin_step(1)
-            clock.now += length
-        given[length, usual == usual] = (pace.given - before) / (clock.now - since)
-    assert given[1.0, False] == pytest.approx(0.05, rel=0.1)
-    assert given[1.0, True] == pytest.approx(0.05, rel=0.1)
-    assert given[0.6, True] == pytest.approx(1.0 - 0.6 * 0.95, rel=0.05)
-    assert given[0.6, False] == pytest.approx(0.05, rel=0.1)
-
-
-@pytest.mark.parametrize(
-    ("share", "allowed"), [(None, (PREPARING, TUNING)), (0.2, (0.2, TUNING)), (0.02, (0.02, 0.02))]
-)
-def test_an_option_limits_the_share(share: float | None, allowed: tuple[float, float]) -> None:
-    options = Options(share=share)
-    assert (options.limit(PREPARING), options.limit(TUNING)) == allowed
-    assert Options(mode="now").limit(PREPARING) == 0.0
-
-
-def test_time_that_slots_could_not_take_is_not_given_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While slots become longer they get less than their share. A small share that follows does not make up for it."""
-    clock = Clock()
-    monkeypatch.setattr("tilewright.training.slots.time", clock)
-    pace, before, since = Pace(), 0.0, 0.0
-    for number in range(60):
-        if number in (4, 20):
-            pace.share, before, since = (PREPARING if number == 4 else TUNING), pace.given, clock.now
-        pace.begin_step(1)
-        clock.now += 1.0
-    assert pace.given - before <= 1.5 * TUNING * (clock.now - since)
-
-
-def test_a_step_that_is_longer_has_no_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr("tilewright.training.slots.time", clock)
-    pace = Pace()
-    pace.share = PREPARING
-    for number in range(40):
-        before = len(clock.slept)
-        pace.begin_step(1, full=number % 3 == 0)
-        clock.now += 1.0
-        assert number < 4 or (len(clock.slept) > before) is (number % 3 != 0)
-
-
-def test_a_graph_that_does_not_come_again_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr("tilewright.training.slots.time", clock)
-    pace = Pace()
-    for number in range(40):
-        pace.share = PREPARING if number > 3 else 0.0
-        pace.begin_step(1, full=number > 3)
-        clock.now += 1.0
-    assert len(clock.slept) > 20
-
-
-def test_another_thread_works_while_the_training_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr("tilewright.training.slots.time", clock)
-    pace = Pace()
-    for _ in range(4):
-        pace.begin_step(1)
-        clock.now += 1.0
-    steps, seen = [0], list[int]()
-    thread = threading.Thread(target=pace.between_steps, args=(lambda: seen.append(steps[0]),))
-    thread.start()
-    time.sleep(0.1)
-    assert not seen
-    while thread.is_alive():
-        pace.begin_step(1)
-        steps[0] += 1
-        time.sleep(0.01)
-    assert len(seen) == 1
-
-
-class Process:
-    """A process that can be stopped."""
-
-    running = True
-
-    def pause(self) -> None:
-        """Stop it."""
-        self.running = False
-
-    def resume(self) -> None:
-        """Let it go on."""
-        self.running = True
-
-
-def test_the_process_is_stopped_however_long_a_graph_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    monkeypatch.setattr("tilewright.training.slots.time", clock)
-    pace, process = Pace(), Process()
-    pace.process, pace.share = process, PREPARING
-    for number in range(6):
-        pace.begin_step(1)
-        with pace.run():
-            clock.now += 10.0
-            pace.look()
-            assert not process.running
-        # PyTorch traces the model in the first step. The length of a step is known from the third one on.
-        assert process.running is (number < 2)
-        clock.now += 1.0
-    clock.now += 1000.0  # the training has stopped by itself
-    pace.look()
-    assert process.running
 
 
 @pytest.fixture(scope="module")
@@ -300,6 +141,22 @@ def test_a_part_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
     assert preparation.prepare(request).out.is_dir()
     with pytest.raises(pickle.UnpicklingError):
         preparation.prepare(broken)
+
+
+def test_a_process_that_replaces_another_one_keeps_its_executables(tmp_path: Path) -> None:
+    """A step may still load them, or wait for their proof."""
+    requests = []
+    for batch in (8, 9):
+        part = divide(trace(batch))[1][0]
+        live = LivePart(part, "part")
+        requests.append(Request("part", pickle.dumps(part.module), live.inputs, live.outputs, key=f"batch{batch}"))
+    preparation = Preparation(Options(mode="background"), tmp_path)
+    built = [preparation.prepare(request).out for request in requests]
+    shapes = [[spec.shape for spec in load_executable(out).inputs] for out in built]
+    preparation = Preparation(Options(mode="background"), tmp_path)
+    for request in reversed(requests):
+        assert preparation.prepare(request).out not in built
+    assert [[spec.shape for spec in load_executable(out).inputs] for out in built] == shapes
 
 
 def test_variants_are_timed_in_their_places_and_the_fastest_stays(tmp_path: Path) -> None:
@@ -456,55 +313,10 @@ def test_a_step_with_infinite_results_proves_nothing(kept: Path) -> None:
         assert {part.state for graph in report(model).graphs for part in graph.parts} == states
 
 
-def test_parts_that_come_after_the_end_have_a_budget_of_their_own(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Still:
-        """Stands for the process: it prepares nothing, and is asked to finish."""
-
-        alive = True
-
-        def __init__(self, *_: object, **__: object) -> None:
-            self.asked: list[str] = []
-            processes.append(self)
-
-        def call(self, method: str, *_: object, **__: object) -> object:
-            self.asked.append(method)
-            return Prepared("", tmp_path, 1, 0, 0)
-
-        def pause(self) -> None:
-            pass
-
-        resume = kill = pause
-
-    processes: list[Still] = []
-    monkeypatch.setattr(worker, "IsolatedProcess", Still)
-    monkeypatch.setattr(worker, "load_executable", lambda *_: None)
-    tried = worker.Worker(Options(budget="1s"), 1)
-
-    class Waiting:
-        """Stands for a part that never runs, so that no step copies what its proof needs."""
-
-        name, state, kernel_seconds, tasks = "part", "waiting", dict[str, float](), dict[str, KernelTask]()
-        signature = Signature((), (), (), ())
-
-        def record(self, *_: object) -> None:
-            pass
-
-        offer = record
-
-    for number in (1, 2):
-        tried.enqueue(worker.Order(Request("part", b"", (), (), key=str(number)), Waiting()))  # type: ignore[arg-type]
-        end = time.monotonic() + 60
-        while sum(process.asked.count("finish") for process in processes) < number and time.monotonic() < end:
-            time.sleep(0.01)
-    tried.close()
-    assert sum(process.asked.count("finish") for process in processes) == 2
-
-
 def test_progress_says_how_the_steps_have_changed(caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
     monkeypatch.setattr("tilewright.training.progress._EVERY", 0.0)
-    monkeypatch.setattr("tilewright.training.progress._found", {})  # the process is that of other tests
+    used = worker.find_worker(Options(mode="now", budget="1s"), torch.get_num_threads())  # by other tests, too
+    monkeypatch.setattr(used, "progress", Progress(used))
     with caplog.at_level(logging.INFO, "tilewright.training"):
         train(make_perceptron(), steps=4, mode="now", budget="1s")
     text = caplog.text

@@ -28,7 +28,7 @@ from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import TuningContext
 from tilewright.tuning.final_race import compare_executables, goes_on, race_seconds
 from tilewright.tuning.finish import Finishing, FinishTimes
-from tilewright.tuning.in_place import Contest
+from tilewright.tuning.in_place import ContestResult
 from tilewright.tuning.report import ContestReport
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection
@@ -286,7 +286,7 @@ def test_the_winners_of_the_contest_are_built(
     extraction: Extraction, workshop: Workshop, incumbent: JudgedExecutable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = other_choice(extraction)
-    contest = Contest(Selection(defaults(extraction), incumbent.selection.configs), CONTEST)
+    contest = ContestResult(Selection(defaults(extraction), incumbent.selection.configs), CONTEST)
     monkeypatch.setattr(finish, "contest", lambda *_: contest)
     raced(monkeypatch, 1.0, 2.0)
     finishing = Finishing(workshop, incumbent)
@@ -304,7 +304,7 @@ def test_winners_that_are_wrong_leave_what_there_was(
 ) -> None:
     task, other = convolution(extraction), other_choice(extraction)
     wrong = Selection(other.functions | {task.key: ones(task)}, other.configs | {task.key: (9, 9)})
-    monkeypatch.setattr(finish, "contest", lambda *_: Contest(wrong, CONTEST))
+    monkeypatch.setattr(finish, "contest", lambda *_: ContestResult(wrong, CONTEST))
     raced(monkeypatch, 1.0, 2.0)
     finishing = Finishing(workshop, incumbent)
     finishing.run(tuner_of(extraction, other), FinishTimes(checking=0.0, placing=5.0))  # no time to find it alone

@@ -21,7 +21,7 @@ from tilewright.space.space import DesignSpace
 from tilewright.tuning import in_place as module
 from tilewright.tuning.budget import Budget
 from tilewright.tuning.context import TuningContext
-from tilewright.tuning.in_place import Contest, Variant, in_place, variants_of
+from tilewright.tuning.in_place import ContestResult, Variant, in_place, variants_of
 from tilewright.tuning.scheduler import NetworkTuner
 from tilewright.tuning.selection import Selection, select_best
 from tilewright.tuning.workshop import JudgedExecutable, Workshop
@@ -82,7 +82,7 @@ class Contested:
     candidate: JudgedExecutable
     variants: dict[str, list[Variant]]
 
-    def race(self, variants: dict[str, list[Variant]], seconds: float) -> Contest | None:
+    def race(self, variants: dict[str, list[Variant]], seconds: float) -> ContestResult | None:
         return in_place(self.workshop.kernels, self.candidate, variants, seconds)
 
 

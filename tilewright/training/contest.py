@@ -50,6 +50,8 @@ class Contest:
         self._places = {k: [i for i, name in enumerate(program.kernels) if name == k] for k in variants}
         self._turns = max(map(len, variants.values()), default=0)
         self._rng = np.random.default_rng(0)
+        # Held while a part runs. The lock of the program's memory is taken under it.
+        self._running = threading.Lock()
         self._orders: dict[str, Sequence[int]] = {}
         self._turn = 0
         self._cancelled = False
@@ -61,9 +63,16 @@ class Contest:
     def run(self, addresses: Sequence[int]) -> list[float]:
         """Run the part on the caller's memory, with the next variants. Returns the seconds of each call.
 
+        Several threads may train: each waits for the run of another one, since it would exchange its kernels.
+
         Raises:
             MeasureError: a kernel failed.
         """
+        with self._running:
+            return self.program.profile_in_place(addresses) if self.over.is_set() else self._run(addresses)
+
+    def _run(self, addresses: Sequence[int]) -> list[float]:
+        """A run with the next variants. The lock is held."""
         own = {kernel: kernel for kernel in self._variants}
         tried = self._pick_untried()
         drawn = own | tried if tried or not self._usual else self._draw_all()

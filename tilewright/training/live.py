@@ -320,7 +320,9 @@ class LivePart(torch.nn.Module):  # type: ignore[misc]
         if contest is not None and contest.program is program:
             contest.run(addresses)
             if contest.over.is_set():
-                self._contest = None
+                with self._lock:
+                    if self._contest is contest:  # another thread may have ended it, and the next one be there
+                        self._contest = None
         elif self._profile or self.counts.ours % _PROFILE_EVERY == 0:
             self._profile = False
             self.kernels = tuple(zip(program.kernels, program.profile_in_place(addresses), strict=True))

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tilewright.frontend.torch.part import Layout
 
-__all__ = ["KernelTask", "Prepared", "Proposal", "Request"]
+if TYPE_CHECKING:
+    from tilewright.training.live import LivePart
+
+__all__ = ["KernelTask", "Order", "Prepared", "Proposal", "Request"]
 
 
 class KernelTask(NamedTuple):
@@ -37,6 +40,23 @@ class Request:
     outputs: tuple[Layout, ...]
     seconds: float = 0.0
     key: str = ""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A part that is to be compiled, and the object that receives its executables.
+
+    Attributes:
+        request: the part.
+        part: receives its executables.
+        spent: seconds of tuning that earlier runs have spent on it; None: it has no executable yet.
+        step: equal for the parts of a step, which are enqueued in the order in which the step runs them.
+    """
+
+    request: Request
+    part: LivePart
+    spent: float | None = None
+    step: object = None
 
 
 @dataclass(frozen=True)

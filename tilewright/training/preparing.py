@@ -53,7 +53,7 @@ class _Part:
         selection: what its tasks run with.
         begun: the files of its kernels that are compiled in the background, and those of parts before it.
         out: the directory of its executable; None: it comes from the cache.
-        version: how many were built.
+        version: the number of the next one.
         entered: the tasks whose variants are being timed, by ``Task.key``.
         ratios: by the name of a variant, how many times as long as its kernel it took here.
     """
@@ -268,7 +268,7 @@ class Preparation:
         ]
         for use in part.extraction.uses:
             self._store.describe(use.task)
-        out = self._folder / f"variants-{list(self._parts).index(key)}"
+        out = self._folder / f"variants-{key}"
         replace_kernels(part.out, kernels.library(functions, out.with_suffix(".so"), layers), out)
         names = [kernels.symbols(layer) for layer in layers]
         part.entered = {
@@ -319,7 +319,9 @@ class Preparation:
         """
         from tilewright.compiling.build import build
 
-        former, out = part.out, self._folder / f"{list(self._parts).index(key)}-{part.version}"
+        while (out := self._folder / f"{key}-{part.version}").exists():  # a process before this one has built it
+            part.version += 1
+        former = part.out
         executable = build(part.extraction, part.selection.functions, out, {}, part.kernels)
         executable(*_make_inputs(part.network))
         part.out, part.version = out, part.version + 1

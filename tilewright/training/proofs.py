@@ -23,8 +23,7 @@ from tilewright.training.results import ProofReport
 
 if TYPE_CHECKING:
     from tilewright.executable.executable import Executable
-    from tilewright.training.orders import Prepared
-    from tilewright.training.worker import Order
+    from tilewright.training.orders import Order, Prepared
 
 __all__ = ["Proofs"]
 
@@ -143,10 +142,13 @@ class Proofs:
     def end(self, order: Order) -> None:
         """Note that a part was left, can run, or is proven in a step. Parts that waited for it change now.
 
+        It may be noted twice: something may fail after the first time, and then the part is left.
+
         A backward pass in PyTorch is slow if the forward pass saves its results in blocks. So a part of the forward
         pass changes together with those that read what it saves.
         """
-        self._open.remove(order)
+        if order in self._open:
+            self._open.remove(order)
         waiting = [other for other in self._open if other.part.state != "left"]
         ready = [
             (known, executable)

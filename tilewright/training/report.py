@@ -63,6 +63,9 @@ def report(model: torch.nn.Module, *, limits: bool = False) -> TrainingReport:
     found = [session for session in list(sessions) if not parameters.isdisjoint(session.parameters)]
     graphs = [graph for session in found for graph in session.graphs]
     progress = next((graph.progress for graph in graphs if graph.progress is not None), None)
+    # Of several graphs of a training, such as those for batches of other sizes, the one that ran most often.
+    timed = [graph for graph in graphs if graph.progress is not None and graph.kind != "backward"]
+    main = max(timed, key=lambda graph: (graph.kind == "forward", graph.steps), default=None)
     roofline = _measure(found) if limits and found else None
     # torch.compile wraps a model.
     named = getattr(model, "_orig_mod", model)
@@ -74,8 +77,8 @@ def report(model: torch.nn.Module, *, limits: bool = False) -> TrainingReport:
         date=time.strftime("%Y-%m-%d"),
         versions=_versions(),
         options={name: str(value) for name, value in asdict(found[0].options).items()} if found else {},
-        before_seconds=math.nan if progress is None else progress.before,
-        now_seconds=math.nan if progress is None else progress.now,
+        before_seconds=math.nan if main is None else main.lengths.before,
+        now_seconds=math.nan if main is None else main.lengths.now,
         slots=SlotReport() if progress is None else progress.slots,
         roofline=None if roofline is None else roofline.describe(),
     )

@@ -19,16 +19,17 @@ from tilewright.training.boxing import Boxed, box, hand_over
 from tilewright.training.cache import find_folder, keep_proof, key_of, load_cached
 from tilewright.training.course import Course
 from tilewright.training.cuts import Cuts
+from tilewright.training.lengths import StepLengths
 from tilewright.training.live import LivePart, adopt, first_line
 from tilewright.training.options import Options
-from tilewright.training.orders import Request
+from tilewright.training.orders import Order, Request
 from tilewright.training.parts import divide
-from tilewright.training.progress import Progress, find_progress
+from tilewright.training.progress import Progress
 from tilewright.training.recording import name_values
 from tilewright.training.results import Kind
 from tilewright.training.saved import find_kept, show_plain
 from tilewright.training.support import explain, is_heavy
-from tilewright.training.worker import Order, find_worker
+from tilewright.training.worker import find_worker
 
 if TYPE_CHECKING:
     from torch import fx
@@ -51,7 +52,8 @@ class StepGraph:
         rest: how many operators PyTorch runs besides, by name.
         steps: how often it ran.
         progress: is told of its steps.
-        course: the times of the steps that begin with it.
+        lengths: of the steps that begin with it. A backward pass belongs to the step of its forward pass.
+        course: the times of these steps.
     """
 
     kind: Kind
@@ -59,6 +61,7 @@ class StepGraph:
     rest: Mapping[str, int]
     steps: int = 0
     progress: Progress | None = None
+    lengths: StepLengths = field(default_factory=StepLengths)
     course: Course = field(default_factory=Course)
 
 
@@ -120,7 +123,7 @@ class Session:
             _log.info("all of the %s pass stays with PyTorch: %s", kind, why)  # there is nothing to be gained
         elif why:
             _log.warning("%s the %s pass stays with PyTorch: %s", "part of" if live else "all of", kind, why)
-        graph = StepGraph(kind, live, _count_operators(whole))
+        graph = StepGraph(kind, live, _count_operators(whole), lengths=StepLengths(kind == "inference"))
         self.graphs.append(graph)
         try:
             self._request(graph)
@@ -163,8 +166,8 @@ class Session:
         total = sum(len(part.part.operators) for part in graph.parts)
         threads = self.threads
         worker, folder = find_worker(self.options, threads), find_folder(self.options)
-        graph.progress = find_progress(worker)
-        graph.progress.add(graph.parts, self)
+        graph.progress = worker.progress
+        graph.progress.add(graph.parts)
         for part in graph.parts:
             seconds = self.options.seconds * _SHARES[graph.kind] * len(part.part.operators) / total
             try:
@@ -207,7 +210,8 @@ class Session:
             return run(arguments)
         if graph.kind != "backward":
             parts = [part for each in self.graphs for part in each.parts]
-            seconds = graph.progress.begin_step(id(graph), any(part.is_longer for part in parts))
+            graph.lengths.ours = sum(part.counts.ours for part in parts)
+            seconds = graph.progress.begin_step(graph.lengths, any(part.is_longer for part in parts))
             graph.course.note(seconds, graph.progress.slots.seconds, parts)
             adopt(parts)
         with graph.progress.run():

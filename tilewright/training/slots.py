@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol, TypeVar
 
+from tilewright.training.lengths import WINDOW, StepLengths, find_usual
+
 __all__ = ["PREPARING", "TUNING", "Pace", "Stoppable"]
 
 #: The shares of time that the training gives away: until each part has kernels, and while better ones are compiled.
@@ -47,8 +49,6 @@ _LEAST = 0.25
 _LONGEST_STEP = 30.0
 #: The training has stopped by itself if no step has begun for so many seconds, and so many steps.
 _AWAY_SECONDS, _AWAY_STEPS = 2.0, 4.0
-#: Steps over which the usual length of a step is taken: the shorter one of both.
-_WINDOW, _RECENT = 32, 3
 
 _Result = TypeVar("_Result")
 
@@ -78,52 +78,65 @@ class _Work:
     over: threading.Event = field(default_factory=threading.Event)
 
 
+@dataclass
+class _Window:
+    """The last steps of a kind.
+
+    Attributes:
+        lengths: without slots, in seconds.
+        wholes: the last few with their slots.
+    """
+
+    lengths: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    wholes: deque[float] = field(default_factory=lambda: deque(maxlen=_BEFORE))
+
+
 class Pace:
     """Gives another process time between the steps of a training.
 
+    Its two locks are never held together: the one of a thread that begins a step, and sleeps; and the one of the count
+    of graphs that run, which is held for a moment.
+
     Attributes:
         process: which gets the time.
-        share: of the time that is given to it now, from 0 to 1.
         given: the seconds that it got so far.
         slots: how many slots there were.
-        usual: the seconds that a step took in PyTorch's kernels. While parts get kernels, steps that became shorter pay
-            for more slots than the share allows: a step with its slots takes no longer than before. nan: not known, or
-            nothing is paid so.
     """
 
     def __init__(self) -> None:
         self.process: Stoppable | None = None
-        self.share = self.given = 0.0
-        self.usual = math.nan
+        self.given = 0.0
         self.slots = self._full = 0
+        self._terms = 0.0, False
+        self._gained = 1.0
         self._saved = self._slept = 0.0
         self._last = math.nan
-        self._began: dict[int, tuple[float, float]] = {}
-        self._traced: set[int] = set()
         self._running = 0
         self._work: _Work | None = None
-        self._lengths: deque[float] = deque(maxlen=_WINDOW)
-        self._wholes: deque[float] = deque(maxlen=_BEFORE)
+        # Of training and of inference: a validation does not change the usual length of a training's steps.
+        self._windows = _Window(), _Window()
+        self._window = self._windows[0]
         self._lock, self._counting = threading.Lock(), threading.Lock()
 
-    def set_share(self, share: float, usual: float) -> None:
-        """Give another share from now on. The training reads both numbers at any moment: never a new one beside an old.
+    @property
+    def share(self) -> float:
+        """Of the time that is given to the process now, from 0 to 1."""
+        return self._terms[0]
+
+    def set_share(self, share: float, paid: bool = False) -> None:
+        """Give another share from now on.
 
         Args:
             share: of the time, from 0 to 1.
-            usual: see above.
+            paid: whether steps that became shorter pay for more slots than the share allows: a step with its slots
+                takes no longer than it took in PyTorch's kernels.
         """
-        self.usual = math.nan
-        self.share = share
-        self.usual = usual
+        self._terms = share, paid  # at once, since the training reads both at any moment
 
     @property
     def step_seconds(self) -> float:
         """The usual length of a step without slots, in seconds; nan: not known yet."""
-        if not self._lengths:
-            return math.nan
-        # Steps have just become shorter if our kernels have replaced PyTorch's.
-        return min(median(self._lengths), median(list(self._lengths)[-_RECENT:]))
+        return find_usual(self._window.lengths)
 
     @property
     def patience(self) -> float:
@@ -147,11 +160,11 @@ class Pace:
         finally:
             waiting.over.set()
 
-    def begin_step(self, graph: int, full: bool = False) -> float:
+    def begin_step(self, steps: StepLengths, full: bool = False) -> float:
         """Note that a step begins, and sleep before it if a slot is due.
 
         Args:
-            graph: the number of the graph that the step begins with.
+            steps: those that begin with the same graph.
             full: whether something else may make this step longer. Then the slot comes later, but not for long: that
                 may wait for a graph that does not run again soon, such as the one of a validation.
 
@@ -162,7 +175,7 @@ class Pace:
         if not self._lock.acquire(blocking=False):  # several threads train, and one of them is in a slot
             return math.nan
         try:
-            length = self._note(graph, time.monotonic())
+            length = self._note(steps, time.monotonic())
             self._full = self._full + 1 if full else 0
             step, before = self.step_seconds, self.given
             if self.share <= 0.0 or math.isnan(step):
@@ -179,7 +192,7 @@ class Pace:
                 self._let(self.share <= 0.0)
             self._slept = self.given - before
             self._last = time.monotonic()
-            self._began[graph] = (self._last, self.given)
+            steps.begin(self._last, self.given)
             return length
         finally:
             self._lock.release()
@@ -203,18 +216,15 @@ class Pace:
 
     def look(self) -> None:
         """Let the process go on if the training has stopped by itself. Called every second or so."""
-        if self._running:
-            return
-        if not time.monotonic() - self._last < self.patience:
-            self._let(True)
+        with self._counting:  # no graph begins meanwhile
+            if not self._running and not time.monotonic() - self._last < self.patience:
+                self._let(True)
 
     @property
     def _rate(self) -> float:
         """The seconds that are given away for each second of a step without slots."""
-        if self.share <= 0.0:
-            return 0.0
-        gained = self.usual / self.step_seconds  # nan if either is not known
-        return (gained if gained > 1.0 else 1.0) / (1.0 - self.share) - 1.0
+        share, paid = self._terms
+        return (self._gained if paid else 1.0) / (1.0 - share) - 1.0 if share > 0.0 else 0.0
 
     def _let(self, run: bool) -> None:
         """Let the process run, or stop it."""
@@ -229,20 +239,19 @@ class Pace:
             step: the seconds of a step without it.
         """
         wanted = self._rate * step
-        allowed = _LONGER * median(self._wholes) - step if self._wholes else 0.0
+        wholes = self._window.wholes
+        allowed = _LONGER * median(wholes) - step if wholes else 0.0
         return max(_MOST * step, min(wanted, allowed))
 
-    def _note(self, graph: int, now: float) -> float:
+    def _note(self, steps: StepLengths, now: float) -> float:
         """Take the time of a step into account."""
-        length = math.nan
-        if graph in self._began:
-            began, given = self._began[graph]
-            if graph in self._traced:
-                length = now - began - (self.given - given)
-                if length < _LONGEST_STEP:
-                    self._lengths.append(length)
-                    self._wholes.append(length + self._slept)
-            self._traced.add(graph)
+        window, length = self._windows[steps.inference], steps.end(now, self.given)
+        if length < _LONGEST_STEP:
+            window.lengths.append(length)
+            window.wholes.append(length + self._slept)
+        if window.lengths or not self._window.lengths:
+            self._window = window
+        self._gained = steps.gained
         passed = now - self._last
         if passed < _LONGEST_STEP:  # of the time with slots, they are to be this share
             self._saved += passed * self._rate

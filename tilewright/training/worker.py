@@ -20,7 +20,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,26 +31,27 @@ from tilewright.measure.isolated import IsolatedError, IsolatedProcess
 from tilewright.scratch import make_folder
 from tilewright.training.arena import find_arena
 from tilewright.training.options import Options
-from tilewright.training.orders import Prepared, Proposal, Request
+from tilewright.training.orders import Order, Prepared, Proposal
 from tilewright.training.preparing import make_preparation
-from tilewright.training.progress import find_progress
+from tilewright.training.progress import Progress
 from tilewright.training.proofs import Proofs
 from tilewright.training.slots import PREPARING, TUNING, Pace
 
 if TYPE_CHECKING:
     from tilewright.training.contest import Contest
-    from tilewright.training.live import LivePart
 
-__all__ = ["Order", "Worker", "find_worker"]
+__all__ = ["Worker", "find_worker"]
 
 #: Seconds that a part may take besides its tuning. The backward pass of ResNet-18 took 35 s on two busy cores.
 _PATIENCE = 1800.0
-#: Seconds that a generation may wait for the steps that time its variants, and between two looks at them.
+#: Seconds that a generation may wait for the steps that time its variants, and between two looks at what a step does.
 _LONGEST_CONTEST, _LOOK = 600.0, 0.05
 #: Seconds between two looks at whether the training goes on.
 _WATCH = 1.0
-#: A process that died is replaced so often. (A choice.)
+#: A process that died is replaced so often in a budget. (A choice.)
 _MOST_DEATHS = 3
+#: Seconds after which a process that nobody uses is ended: it has some hundred megabytes. (A choice.)
+_MOST_IDLE = 60.0
 
 _Result = TypeVar("_Result")
 
@@ -59,25 +60,11 @@ _log = logging.getLogger("tilewright.training")
 _workers: dict[tuple[Options, int], Worker] = {}
 
 
-@dataclass(frozen=True)
-class Order:
-    """A part that is to be compiled, and the object that receives its executables.
-
-    Attributes:
-        request: the part.
-        part: receives its executables.
-        spent: seconds of tuning that earlier runs have spent on it; None: it has no executable yet.
-        step: equal for the parts of a step, which are enqueued in the order in which the step runs them.
-    """
-
-    request: Request
-    part: LivePart
-    spent: float | None = None
-    step: object = None
-
-
 class Worker:
     """Has parts compiled and tuned by one process, one after the other. A process that died is replaced.
+
+    In the background, a thread of its own uses the process from the first part on, and ends it after the budget.
+    Otherwise, those that train use it, one at a time. If none does so for a minute, the process is ended.
 
     Args:
         options: of the backend.
@@ -85,6 +72,7 @@ class Worker:
 
     Attributes:
         pace: when the training leaves slots.
+        progress: logs how the training goes on.
         trials: how many variants were timed in real steps.
         generations: how many generations of variants there were.
         ended: whether the budget is spent.
@@ -99,11 +87,11 @@ class Worker:
         self._folder, self._lock = make_folder()  # where the process builds: the lock says that this one needs it
         self._orders: dict[str, Order] = {}
         self._proofs = Proofs(self._folder, threads, self._ask, self._load, self._refuse)
-        self._deaths = 0
-        self._end = self._changed = -math.inf
-        self.trials = self.generations = 0
+        self._end = self._changed = self._used = -math.inf
+        self._using = threading.Lock()  # the outermost lock: of a process, of a part and of a pace are taken under it
+        self._deaths = self.trials = self.generations = 0
         self.ended = self._closed = False
-        self.pace = Pace()
+        self.pace, self.progress = Pace(), Progress(self)
 
     def start(self) -> None:
         """Start the process, which takes seconds to import what it needs, before there is a part."""
@@ -116,15 +104,18 @@ class Worker:
 
         A part with an executable of an earlier run keeps that. The next run of the part proves the executable.
         """
-        prepared = self._prepare(order)
-        return prepared is not None and self._offer(order, prepared)
+        with self._using:
+            prepared = self._prepare(order)
+            self._used = time.monotonic()
+            return prepared is not None and self._offer(order, prepared)
 
     def enqueue(self, order: Order) -> None:
         """Have a part prepared in the background."""
         self._waiting.put(order)
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
-            self._thread.start()
+        with self._using:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._serve, name="tilewright-worker", daemon=True)
+                self._thread.start()
 
     def _prepare(self, order: Order) -> Prepared | None:
         """The executable of a part; None: there is none, and the part is left to PyTorch."""
@@ -226,15 +217,25 @@ class Worker:
         self._proofs.expect(order)
 
     def _watch(self, process: IsolatedProcess) -> None:
-        """The thread that lets the process go on when the training pauses, or when somebody else has stopped it."""
+        """The thread that lets the process go on when the training pauses or another one has stopped it, or ends it."""
         while process.alive:
             self.pace.look()
+            self._end_idle(process)
             time.sleep(_WATCH)
+
+    def _end_idle(self, process: IsolatedProcess) -> None:
+        """End the process if nobody has used it for a while."""
+        if self._using.acquire(blocking=False):
+            try:
+                if self._thread is None and time.monotonic() - self._used > _MOST_IDLE:
+                    process.kill()
+            finally:
+                self._using.release()
 
     def _begin(self, order: Order) -> None:
         """Prepare a part that has waited."""
         if math.isinf(self._end) or self.ended:  # a part that comes after the end has a budget of its own
-            self.ended = False
+            self.ended, self._deaths = False, 0
             self._end = time.monotonic() + self._options.seconds - (order.spent or 0.0)
         if order.spent is not None:
             while math.isnan(self.pace.step_seconds) and not self._closed:
@@ -327,8 +328,7 @@ class Worker:
         """Wait until the training has timed all variants. It may have stopped, or the budget may be spent."""
         until = min(time.monotonic() + _LONGEST_CONTEST, self._end)
         for contest in contests:
-            while not contest.over.wait(_LOOK) and time.monotonic() < until:
-                pass
+            contest.over.wait(max(0.0, until - time.monotonic()))
             contest.cancel()
 
     def _note_failure(self, error: Exception) -> None:
@@ -350,8 +350,7 @@ class Worker:
             self._process.kill()
 
     def _set_share(self, share: float) -> None:
-        usual = find_progress(self).usual if share == PREPARING else math.nan
-        self.pace.set_share(self._options.limit(share), usual)
+        self.pace.set_share(self._options.limit(share), paid=share == PREPARING)
 
     def _ask(self, method: str, *arguments: object, seconds: float = 0.0) -> Any:  # as the method has it
         if self._closed:
@@ -371,7 +370,8 @@ class Worker:
             variables={"TVM_NUM_THREADS": str(self._threads)},
             purpose="tuning for training needs a process of its own",
         )
-        self._process = self.pace.process = process
+        self._process, self._used = process, time.monotonic()
+        self.pace.process = process
         threading.Thread(target=self._watch, args=(process,), name="tilewright-pace", daemon=True).start()
 
 

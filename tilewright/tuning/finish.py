@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from tilewright.errors import CheckError, CompilerError, TilewrightError
 from tilewright.tuning.final_race import compare_executables, compare_runtime
-from tilewright.tuning.in_place import Contest, contest
+from tilewright.tuning.in_place import ContestResult, contest
 from tilewright.tuning.report import RaceReport, RuntimeRaceReport
 from tilewright.tuning.run_log import RunLog
 from tilewright.tuning.scheduler import NetworkTuner
@@ -65,7 +65,7 @@ class Finishing:
     incumbent: JudgedExecutable
     best: JudgedExecutable = field(init=False)
     check: KernelCheck = field(default_factory=lambda: KernelCheck({}, (), 0.0))
-    contest: Contest | None = None
+    contest: ContestResult | None = None
     race: RaceReport | None = None
     runtime_race: RuntimeRaceReport | None = None
     notes: list[str] = field(default_factory=list)

@@ -36,7 +36,7 @@ from tilewright.tuning.workshop import JudgedExecutable
 if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
-__all__ = ["Contest", "Variant", "contest", "in_place", "variants_of"]
+__all__ = ["ContestResult", "Variant", "contest", "in_place", "variants_of"]
 
 #: Of the best configs of a task, so many take part.
 _FINALISTS = 3
@@ -60,7 +60,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Contest:
+class ContestResult:
     """The result of a contest.
 
     Attributes:
@@ -74,7 +74,7 @@ class Contest:
 
 def contest(
     kernels: Kernels, tuner: NetworkTuner, tuned: JudgedExecutable, incumbent: JudgedExecutable, seconds: float
-) -> Contest | None:
+) -> ContestResult | None:
     """Time the best schedules of each task inside the running network; None where ``seconds`` are too few for that.
 
     Args:
@@ -136,7 +136,7 @@ def variants_of(
 
 def in_place(
     kernels: Kernels, tuned: JudgedExecutable, variants: Mapping[str, Sequence[Variant]], seconds: float
-) -> Contest | None:
+) -> ContestResult | None:
     """Time the variants of tasks in their places. None where that cannot be done; then nothing was lost.
 
     Args:
@@ -183,7 +183,7 @@ def in_place(
         after_ms=1e3 * sum(map(min, latencies.values())),
     )
     functions = selection.functions | {key: variant.function for key, variant in winners.items()}
-    return Contest(Selection(functions, configs), report)
+    return ContestResult(Selection(functions, configs), report)
 
 
 @dataclass(frozen=True)
