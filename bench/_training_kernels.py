@@ -124,10 +124,8 @@ def _explain(kind: str, part: LivePart, seconds: Sequence[float]) -> list[Timed]
 
     # A copy: the part goes on running.
     module = pickle.loads(pickle.dumps(part.part.module))
-    extraction = extract(load_part(part.name, module, part.inputs, part.outputs), Target.parse())
-    algorithms = assume_algorithms(conv for conv, _ in extraction.convolutions)
-    if algorithms:
-        extraction = extraction.with_algorithms(algorithms)
+    network = load_part(part.name, module, part.inputs, part.outputs)
+    extraction = extract(network, Target.parse(), assume=assume_algorithms)
     plan, kernels = extraction.plan, [name for name, _ in part.kernels]
     stems = [_stem(_without_hash(kernel)) for kernel in kernels]
     if plan is None or not _agree([_stem(call.kernel) for call in plan.calls], stems):

@@ -189,7 +189,7 @@ class _Images:
         from tvm import relax
 
         weight, emit = self.weight, self.emitter.emit
-        pads = []
+        pads, cuts, turned = [], [], []
         for place, (axis, phase) in enumerate(zip(self.axes, (row, col), strict=True), 2):
             begin, step = axis.first_tap(phase), axis.step
             assert begin is not None
@@ -197,8 +197,12 @@ class _Images:
             first = axis.spread * (taps - 1) - (phase + axis.padding - begin * axis.dilation) // axis.stride
             pads.append((first, -(-axis.size // axis.stride) - axis.inputs - first + axis.spread * (taps - 1)))
             if axis.stride > 1:
-                end = begin + step * (taps - 1) + 1
-                weight = emit(relax.op.strided_slice(weight, [place], [begin], [end], [step], assume_inbound=True))
+                cuts.append((place, begin, begin + step * (taps - 1) + 1, step))
+            if taps > 1:
+                turned.append(place)
+        if cuts:  # all axes at once: a part that several phases share would be a kernel of its own
+            weight = emit(relax.op.strided_slice(weight, *map(list, zip(*cuts, strict=True)), assume_inbound=True))
+        for place in turned:
             weight = emit(relax.op.flip(weight, place))
         window = tuple(_shape_of(weight)[2:])
         rows, cols = self.axes

@@ -28,7 +28,7 @@ from tilewright.graph.idioms import Formula
 from tilewright.graph.pixel_convolutions import choose_block
 from tilewright.graph.token_rows import NARROWEST
 from tilewright.graph.value import Value, shape_of
-from tilewright.graph.view import View, extent
+from tilewright.graph.view import Atom, View, extent
 from tilewright.ops import winograd
 from tilewright.ops.depthwise_gradient import DATA_GRADIENT, DataGradient, data_gradient
 from tilewright.ops.elementwise.elementary import gelu_in_training, gelu_slope
@@ -141,8 +141,6 @@ def _emit_winograd(walk: Rewriter, conv: Convolution, sources: list[relax.Expr])
         conv: the convolution. Channels lie in order, and blocks divide them.
         sources: the data and the gradient of the result, in blocks.
     """
-    from tvm import relax
-
     m, tiling = 4, conv.tiling(4)
     (_, cc, _, _, cb), (oo, x) = conv.packed_data, (conv.packed_weight[0], conv.blocks[1])
     squares, blocks = tiling.a**2, ((cc, cb), (oo, x))
@@ -154,8 +152,10 @@ def _emit_winograd(walk: Rewriter, conv: Convolution, sources: list[relax.Expr])
     both = [walk.call(*stage) for stage in stages]
     sums = walk.call(winograd.sum_tiles(tiling, *blocks), both, (squares, cc, oo, cb, x), "tile_sums4")
     gathered = walk.call(winograd.gather_kernels(m, *blocks), [sums], (oo, cc * cb, 3, 3, x), "gather4")
-    plain = walk.emit(relax.op.permute_dims(gathered, [0, 4, 1, 2, 3]))
-    return Value.plain(conv.weight, walk.reshape(plain, conv.weight))
+    # The order in which a gradient is wanted may be another one, as of channels that lie last: so it is moved once.
+    outer, depth, height, width, lanes = dims = tuple(Atom(d) for d in (oo, cc * cb, 3, 3, x))
+    view = View(tuple((atom,) for atom in dims), ((outer, lanes), (depth,), (height,), (width,)))
+    return Value(conv.weight, base=gathered, view=view)
 
 
 def _serve_data_gradient(walk: Rewriter, detail: str, operands: list[Value]) -> Value:

@@ -27,7 +27,7 @@ __all__ = ["apply", "see"]
 def apply(walk: Rewriter, recipe: Recipe) -> relax.Expr:
     """The tensor that a recipe makes of a varying weight. Recipes that begin with the same steps share these.
 
-    Steps in a row that only move elements are one pass over the weight:
+    Steps in a row that only move elements, or leave some out, are one pass over the weight:
 
         flip(transpose(weight)), reshape, transpose  -->  reshape(permute_dims(flip(reshape(weight))))
 
@@ -73,12 +73,12 @@ def see(walk: Rewriter, recipe: Recipe) -> Value | None:
     return None if view is None else Value.plain(shape_of(tensor), tensor).seen(view)
 
 
-#: The steps that move all elements.
-_MOVES = ("reshape", "transpose", "flip")
+#: The steps that only move elements.
+_MOVES = ("reshape", "transpose", "flip", "slice")
 
 
 class _Moves:
-    """A tensor that is to be reshaped, transposed and reversed.
+    """A tensor that is to be cut, reshaped, transposed and reversed.
 
     Args:
         tensor: as it lies.
@@ -91,16 +91,36 @@ class _Moves:
         self.tensor = tensor
         self._view = View.of(shape_of(tensor))
         self._reversed: set[Atom] = set()
+        #: Of atoms that are a part of one: its extent; and begin, end and step of the part.
+        self._cuts: dict[Atom, tuple[int, ...]] = {}
 
     def add(self, kind: str, argument: tuple[int, ...]) -> bool:
         """Add a step; False if the steps so far have to be carried out before it."""
+        if kind == "slice":
+            return self._cut(*argument)
         if kind == "flip":
             self._reversed ^= {atom for axis in argument for atom in self._view.dims[axis]}
             return True
         view = self._view.permute(argument) if kind == "transpose" else self._view.reshape(argument)
-        if view is None or not all(atom.extent == 1 or atom in view.atoms for atom in self._reversed):
+        if view is None or not all(atom.extent == 1 or atom in view.atoms for atom in {*self._reversed, *self._cuts}):
             return False
         self._view = view
+        return True
+
+    def _cut(self, axis: int, begin: int, end: int, step: int = 1) -> bool:
+        view, atoms = self._view, [atom for atom in self._view.dims[axis] if atom.extent > 1]
+        if not atoms:  # all of its one element
+            return True
+        if len(atoms) > 1 or atoms[0] in self._reversed or atoms[0] in self._cuts:
+            return False
+        count = len(range(begin, end, step))
+        if count == 1:
+            dims = (*view.dims[:axis], (), *view.dims[axis + 1 :])
+            self._view = View(view.base, dims, (*view.fixed, (atoms[0], begin)))
+        else:
+            kept = Atom(count)
+            self._cuts[kept] = (atoms[0].extent, begin, end, step)
+            self._view = view.split(atoms[0], (kept,))
         return True
 
     def carry_out(self, walk: Rewriter) -> relax.Expr:
@@ -108,15 +128,26 @@ class _Moves:
         from tvm import relax
 
         view, atoms = self._view, self._view.atoms
+        fixed = dict(view.fixed)
         back = [place for place, atom in enumerate(atoms) if atom in self._reversed]
         order = [atoms.index(atom) for dim in view.dims for atom in dim if atom.extent > 1]
-        if not back and order == sorted(order):
+        parts = [
+            (place, *(self._cuts[atom][1:] if atom in self._cuts else (fixed[atom], fixed[atom] + 1, 1)))
+            for place, atom in enumerate(atoms)
+            if atom in self._cuts or atom in fixed
+        ]
+        if not back and not parts and order == sorted(order):
             return walk.reshape(self.tensor, view.shape)
-        tensor = walk.reshape(self.tensor, tuple(atom.extent for atom in atoms))
+        extents = tuple(self._cuts[atom][0] if atom in self._cuts else atom.extent for atom in atoms)
+        tensor = walk.reshape(self.tensor, extents)
+        if parts:
+            axes, begins, ends, steps = map(list, zip(*parts, strict=True))
+            tensor = walk.emit(relax.op.strided_slice(tensor, axes, begins, ends, steps, assume_inbound=True))
         for place in back:
             tensor = walk.emit(relax.op.flip(tensor, place))
         if order != sorted(order):
-            tensor = walk.emit(relax.op.permute_dims(tensor, order))
+            rest = [place for place, atom in enumerate(atoms) if atom in fixed]
+            tensor = walk.emit(relax.op.permute_dims(tensor, [*order, *rest]))
         return walk.reshape(tensor, view.shape)
 
 
@@ -126,13 +157,6 @@ def _keep(walk: Rewriter, recipe: Recipe, count: int, moves: _Moves) -> relax.Ex
     if done not in walk.packed:
         walk.packed[done] = moves.carry_out(walk)
     return walk.packed[done]
-
-
-def _slice(walk: Rewriter, tensor: relax.Expr, argument: tuple[int, ...]) -> relax.Expr:
-    from tvm import relax
-
-    axis, *bounds = argument
-    return walk.emit(relax.op.strided_slice(tensor, [axis], *([b] for b in bounds), assume_inbound=True))
 
 
 def _take(walk: Rewriter, tensor: relax.Expr, argument: tuple[int, ...]) -> relax.Expr:
@@ -157,6 +181,5 @@ def _take(walk: Rewriter, tensor: relax.Expr, argument: tuple[int, ...]) -> rela
 _Step: TypeAlias = "Callable[[Rewriter, relax.Expr, tuple[int, ...]], relax.Expr]"
 #: What does each step of a recipe, by its kind.
 _STEPS: dict[str, _Step] = {
-    "slice": _slice,
     "take": _take,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -118,7 +118,8 @@ class Extraction:
             ResourceError: memory is missing.
         """
         with _translating(self.network):
-            return _with_algorithms(self, algorithms, joined)
+            sites = self._sites if any(isinstance(form, Attention) for form in joined) else []
+            return _with_algorithms(self.network, self.target, self.rewritten, self._direct, algorithms, joined, sites)
 
     @cached_property
     def _sites(self) -> list[AttentionSite]:
@@ -163,13 +164,19 @@ class _Direct:
     marks: Mapping[str, Mark]
 
 
-def extract(network: Network, target: Target, algorithms: Mapping[Convolution, Algorithm] | None = None) -> Extraction:
+def extract(
+    network: Network,
+    target: Target,
+    algorithms: Mapping[Convolution, Algorithm] | None = None,
+    assume: Callable[[Iterable[Convolution]], Mapping[Convolution, Algorithm]] | None = None,
+) -> Extraction:
     """Rewrite and fuse a network, and list its tasks, heaviest first (FLOP times weight).
 
     Args:
         network: the network.
         target: the machine to rewrite it for.
         algorithms: of convolutions. Those that are missing are computed directly.
+        assume: gives ``algorithms`` instead, when the convolutions for which there is a choice are known.
 
     Raises:
         UnsupportedOperatorError: TVM imports an operator of the network, but cannot compile it.
@@ -182,8 +189,11 @@ def extract(network: Network, target: Target, algorithms: Mapping[Convolution, A
             grouped = group(rewritten.module)
             fused, marks = take_marks(fuse(grouped))
         direct = _Direct(grouped, fused, marks)
-        extraction = _list_tasks(network, target, rewritten, fused, rewritten.recipes, marks, direct)
-        return extraction if not algorithms else _with_algorithms(extraction, algorithms)
+        if assume is not None:
+            algorithms = assume(conv for conv, _ in rewritten.convolutions)
+        if algorithms:
+            return _with_algorithms(network, target, rewritten, direct, algorithms)
+        return _list_tasks(network, target, rewritten, fused, rewritten.recipes, marks, direct)
 
 
 @contextmanager
@@ -203,17 +213,19 @@ def _translating(network: Network) -> Iterator[None]:
 
 
 def _with_algorithms(
-    extraction: Extraction,
+    network: Network,
+    target: Target,
+    original: Rewritten,
+    unchanged: _Direct,
     algorithms: Mapping[Convolution, Algorithm],
     joined: Collection[Attention | Joint] = frozenset(),
+    sites: Sequence[AttentionSite] = (),
 ) -> Extraction:
-    direct, rewritten = extraction._direct, extraction.rewritten
-    network, target = extraction.network, extraction.target
-
+    direct, rewritten = unchanged, original
     with enter_context(target):
         attentions = {form for form in joined if isinstance(form, Attention)}
         if attentions:
-            rewritten = join_sites(rewritten, len(network.parameters), extraction._sites, attentions)
+            rewritten = join_sites(rewritten, len(network.parameters), sites, attentions)
             grouped = group(rewritten.module)
             direct = _Direct(grouped, *take_marks(fuse(grouped)))
         marks = dict(direct.marks)
@@ -226,7 +238,7 @@ def _with_algorithms(
         if keys:
             module, found = join_pairs(module, marks, keys)
             marks = dict(found)
-    return _list_tasks(network, target, extraction.rewritten, module, recipes, marks, extraction._direct)
+    return _list_tasks(network, target, original, module, recipes, marks, unchanged)
 
 
 def _list_tasks(

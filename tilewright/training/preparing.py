@@ -141,10 +141,7 @@ class Preparation:
         from tilewright.tuning.selection import select_recorded
 
         network = load_part(request.name, pickle.loads(request.module), request.inputs, request.outputs)
-        extraction = extract(network, self._target)
-        algorithms = assume_algorithms(conv for conv, _ in extraction.convolutions)
-        if algorithms:
-            extraction = extraction.with_algorithms(algorithms)
+        extraction = extract(network, self._target, assume=assume_algorithms)
         kernels = Kernels(extraction, self._folder, self._objects)
         selection = select_recorded(extraction, self._store, begin=kernels.begin_some if begin else None)
         self._parts[request.key] = _Part(network, extraction, kernels, selection)

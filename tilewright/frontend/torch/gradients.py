@@ -7,7 +7,8 @@ compiled is decomposed here, into what fuses well: sums over the batch and the p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from tilewright.frontend.torch.attention import attention_decompositions
@@ -33,8 +34,9 @@ _ADDED = """
 """
 
 
-def training_decompositions() -> dict[OpOverload, Callable[..., object]]:
-    """The table of decompositions for the parts of a training step."""
+@cache
+def training_decompositions() -> Mapping[OpOverload, Callable[..., object]]:
+    """The table of decompositions for the parts of a training step. PyTorch takes half a second to make its own."""
     import torch
 
     aten = torch.ops.aten

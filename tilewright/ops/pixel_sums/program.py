@@ -124,6 +124,7 @@ class _Program:
         """Put the pixels around the tile, which is written out."""
         schedule = self.schedule
         *spatial, images, rows, cols = schedule.get_loops(tile)[depth:]
+        spatial = self._move_outputs(spatial)
         pixels = [images, rows, cols]
         if self.decisions.unroll > 1:
             cols, written_out = schedule.split(cols, factors=[None, self.decisions.unroll])
@@ -135,6 +136,20 @@ class _Program:
                 schedule.unroll(loop)
         schedule.vectorize(spatial[-1])
         self.first_pixel = images
+
+    def _move_outputs(self, spatial: list[LoopRV]) -> list[LoopRV]:
+        """The loops of a tile, with that over blocks of outputs right around the lanes.
+
+        So the vectors of all outputs stay in registers, and one input at a time. The other way round, all inputs of the
+        tile would stay: with 3 x 4 sums of 16 registers, LLVM stored one of them for each pixel, and a 1x1 convolution
+        of 28x28 pixels ran at half the speed (Zen 3).
+        """
+        roles = self.form.roles
+        if not self.form.is_dense:
+            return spatial
+        *around, lanes = spatial
+        outputs = around.pop(len(spatial) - len(roles) + roles.index("o"))
+        return [*around, outputs, lanes]
 
     def pad(self, total: SBlockRV, parallel: LoopRV) -> None:
         """Pad the data of one chunk after the other, or all before."""

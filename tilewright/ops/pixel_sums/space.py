@@ -66,7 +66,7 @@ class PixelSumsSpace(KnobsAlone):
     Attributes:
         task: the task that is scheduled.
         target: the machine it is scheduled for.
-        template: ``pixel_sums/4``; ``pixel_sums/3`` of sums over all inputs and outputs.
+        template: ``pixel_sums/4``; ``pixel_sums/5`` of sums over all inputs and outputs.
         knobs: ``tile_o``, ``tile_y``, ``tile_x``, ``tile_u``: blocks of outputs, rows and columns of the kernel, and
             inputs in a register tile; ``chunks`` of images, then also of their rows, that are summed one after the
             other; ``parts`` of the chunks that run in parallel; ``outside``: the blocks around the chunks; ``unroll``:
@@ -94,7 +94,7 @@ class PixelSumsSpace(KnobsAlone):
         self._vectors = -(-self._form.extents["l"] // target.lanes)
         self.knobs: tuple[Knob, ...] = _knobs(self._form, target)
         if self._form.is_dense:
-            self.template = "pixel_sums/3"
+            self.template = "pixel_sums/5"
 
     def valid(self, configs: Configs) -> NDArray[np.bool_]:
         """Which configs fit the registers, and cut chunks into parts of equal numbers. ``(n,)``."""

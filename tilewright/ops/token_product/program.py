@@ -36,6 +36,9 @@ __all__ = ["schedule_product"]
 
 #: Numbers in a line of a cache.
 _LINE = 16
+#: Most lines of a product that are fetched right after each other. (A choice: a processor waits for 10 to 16 lines at
+#: a time.)
+_AT_ONCE = 12
 #: Arguments of LLVM's prefetch: into all caches, into all but the first, and the kind of cache (for data).
 _ALL_CACHES, _SECOND_CACHE, _DATA = 3, 2, 1
 
@@ -101,8 +104,10 @@ class _Writer:
         first = (self.left_begin + panel) * nest.side
 
         def read(place: Expr, which: Expr) -> Expr:
-            row = self.begin + unit * nest.step + place
-            return load(self.params["left"], [row, _span(first + which * copied, copied)])
+            row, column = self.begin + unit * nest.step + place, first + which * copied
+            if nest.is_uneven:  # the last panel has its last columns twice
+                column = bound_index(column, self.form.left - copied)
+            return load(self.params["left"], [row, _span(column, copied)])
 
         place = unit * nest.step + token
         copy = store(self.packed_left, read(token, piece), [panel, place, _span(piece * copied, copied)])
@@ -122,6 +127,8 @@ class _Writer:
         sums, before = self._sums(), [self.token_part] * (self.partial_sums is not None)
         column = [*before, _span(first + end * copied, copied)]
         finish = self._gather(sums, load(totals, [end, lanes]), column)
+        if nest.is_uneven:
+            finish = tirx.IfThenElse(first + end * copied < make_index(self.form.left), finish, None)
         finish = tirx.IfThenElse(self.right_part < make_index(1), make_loop(end, pieces, finish, self._unrolled), None)
         body = make_sequence([clear, _loop(unit, self.count, make_sequence(steps)), finish])
         return _loop(panel, panels, body)
@@ -141,7 +148,12 @@ class _Writer:
         nest = self.nest
         right, left, tile = (make_counter(name) for name in ("right_panel", "left_panel", "row_tile"))
         first = (self.right_begin + right) * nest.width
-        body = make_loop(tile, nest.tiles, self._tile(right, left, tile))
+        body = self._tile(right, left, tile)
+        if nest.is_uneven:
+            rows = make_index(self.form.left) - (self.left_begin + left) * nest.side
+            body = _loop(tile, bound_index((rows + (nest.rows - 1)) // nest.rows, nest.tiles), body)
+        else:
+            body = make_loop(tile, nest.tiles, body)
         body = _loop(left, self.left_end - self.left_begin, body)
         packed = [self._pack_right(first)] if nest.packs_right else []
         return _loop(right, self.right_end - self.right_begin, make_sequence([*packed, body]))
@@ -172,22 +184,27 @@ class _Writer:
         def finish(first: bool, i: Expr, vector: Expr) -> Stmt:
             place = [*before, row + i, _span(column + vector * nest.lanes, nest.lanes)]
             value = load(sums, [i, vector, lanes])
-            return store(target, value if first else load(target, place) + value, place)
+            add = store(target, value if first else load(target, place) + value, place)
+            if not nest.is_uneven:
+                return add
+            return tirx.IfThenElse(row + i < make_index(self.form.left), add, None)
 
         clear = self._over_tile(lambda i, vector: store(sums, _wide(0.0, nest.lanes), [i, vector, lanes]))
         body = [make_loop(token, nest.step, self._over_tile(add), self._unrolled)]
         if nest.ahead:
-            body = [*self._fetches(right, left, tile, unit), *body]
+            at_once, spread = self._fetch_product([*before, row, column], unit)
+            body = [*self._fetch_chunk(right, left, tile, unit), *spread, *body]
+            clear = make_sequence([*at_once, clear])
         ends = [self._over_tile(functools.partial(finish, first)) for first in (True, False)]
         end = tirx.IfThenElse(self.chunk < make_index(1), *ends)
         return make_sequence([clear, _loop(unit, self.count, make_sequence(body)), end])
 
-    def _fetches(self, right: Expr, left: Expr, tile: Expr, unit: Expr) -> list[Stmt]:
-        """Fetch lines of the next chunk, and of the product that a tile is added to.
+    def _fetch_chunk(self, right: Expr, left: Expr, tile: Expr, unit: Expr) -> list[Stmt]:
+        """Fetch lines of the next chunk, which all tiles together fetch.
 
-        All tiles together fetch each line of the next chunk, and all steps of a tile each line of the product.
+        After the last chunk, addresses lie beyond the data. Fetching them does nothing.
         """
-        nest, form = self.nest, self.form
+        nest = self.nest
         tiles = max(1, nest.panels[0] // nest.parts[1]) * nest.tiles
         all_tiles = max(1, nest.panels[1] // nest.parts[2]) * tiles
         own = left * nest.tiles + tile
@@ -195,25 +212,33 @@ class _Writer:
         found = []
         column, lines = (self.right_begin + right) * nest.width, -(-nest.width // _LINE)
         for line in _shares(own, nest.step * lines, tiles):
-            place = [bound_index(next_row + line // lines, form.tokens - 1), column + line % lines * _LINE]
+            place = [next_row + line // lines, column + line % lines * _LINE]
             found.append(_fetch(self.params["right"], place, 0, _SECOND_CACHE))
         column, lines = self.left_begin * nest.side, -(-self.own_left * nest.side // _LINE)
         for line in _shares(right * tiles + own, nest.step * lines, all_tiles):
-            place = [bound_index(next_row + line // lines, form.tokens - 1), column + line % lines * _LINE]
-            place[1] = bound_index(place[1], form.left - 1)
+            place = [next_row + line // lines, column + line % lines * _LINE]
             found.append(_fetch(self.params["left"], place, 0, _SECOND_CACHE))
-        lines = -(-nest.width // _LINE)
-        count, steps = nest.rows * lines, nest.units // nest.chunks
-        row = (self.left_begin + left) * nest.side + tile * nest.rows
-        column = (self.right_begin + right) * nest.width
-        target = self.params["product"] if self.partial is None else self.partial
-        before = [self.token_part] * (self.partial is not None)
-        each = -(-count // steps)
-        for other in range(each):
-            line = bound_index(unit * each + other, count - 1)
-            place = [*before, row + line // lines, column + line % lines * _LINE]
-            found.append(_fetch(target, place, 1, _ALL_CACHES))
         return found
+
+    def _fetch_product(self, place: list[Expr], unit: Expr) -> tuple[list[Stmt], list[Stmt]]:
+        """Fetch the lines of the product that a tile is added to: before its sums, or one after the other meanwhile.
+
+        Args:
+            place: of the tile's first element.
+            unit: the step of the tokens.
+        """
+        nest, (*before, row, column) = self.nest, place
+        target = self.params["product"] if self.partial is None else self.partial
+        lines = -(-nest.width // _LINE)
+        count = nest.rows * lines
+
+        def fetch(line: Expr) -> Stmt:
+            return _fetch(target, [*before, row + line // lines, column + line % lines * _LINE], 1, _ALL_CACHES)
+
+        if count <= _AT_ONCE:
+            return [fetch(make_index(line)) for line in range(count)], []
+        each = -(-count // (nest.units // nest.chunks))
+        return [], [fetch(bound_index(unit * each + other, count - 1)) for other in range(each)]
 
     # Parts of the tokens
 
