@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from tilewright.ops.token_product.form import TokenProduct
@@ -25,7 +24,7 @@ class Nest:
     Attributes:
         form: the product.
         lanes: columns of the right matrix in a vector, a divisor of them.
-        rows: columns of the left matrix in a register tile: rows of the product. The last tile may stick out.
+        rows: columns of the left matrix in a register tile, a divisor of them: rows of the product.
         columns: vectors of columns of the right matrix in a register tile. They divide its vectors.
         chunk: about how many tokens are summed at a time.
         parts: into which tokens, left and right panels are cut. Each part runs in parallel.
@@ -66,23 +65,14 @@ class Nest:
     @property
     def side(self) -> int:
         """Columns of the left matrix that are packed side by side: whole register tiles, and best whole vectors."""
-        most = max(1, _WIDEST // self.rows)
-        tiles = range(1, most + 1) if self.is_uneven else divisors(self.form.left // self.rows)
-        sides = [n * self.rows for n in tiles if n <= most]
-        return max(sides, key=lambda side: (self._find_copied(side), side))
-
-    @property
-    def is_uneven(self) -> bool:
-        """Whether the last register tile sticks out of the left matrix."""
-        return self.form.left % self.rows != 0
+        tiles = divisors(self.form.left // self.rows)
+        sides = [n * self.rows for n in tiles if n == 1 or n * self.rows <= _WIDEST]
+        return max(sides, key=lambda side: (_copied(side), side))
 
     @property
     def copied(self) -> int:
         """Elements of a vector that packing copies."""
-        return self._find_copied(self.side)
-
-    def _find_copied(self, side: int) -> int:
-        return max(d for d in divisors(math.gcd(side, self.form.left)) if d <= _VECTOR)
+        return _copied(self.side)
 
     @property
     def width(self) -> int:
@@ -92,9 +82,13 @@ class Nest:
     @property
     def panels(self) -> tuple[int, int]:
         """Panels of the left and of the right matrix."""
-        return -(-self.form.left // self.side), self.form.right // self.width
+        return self.form.left // self.side, self.form.right // self.width
 
     @property
     def tiles(self) -> int:
-        """Register tiles in a left panel. The last panel may have fewer."""
+        """Register tiles in a left panel."""
         return self.side // self.rows
+
+
+def _copied(side: int) -> int:
+    return max(d for d in divisors(side) if d <= _VECTOR)

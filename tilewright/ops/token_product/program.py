@@ -104,10 +104,8 @@ class _Writer:
         first = (self.left_begin + panel) * nest.side
 
         def read(place: Expr, which: Expr) -> Expr:
-            row, column = self.begin + unit * nest.step + place, first + which * copied
-            if nest.is_uneven:  # the last panel has its last columns twice
-                column = bound_index(column, self.form.left - copied)
-            return load(self.params["left"], [row, _span(column, copied)])
+            row = self.begin + unit * nest.step + place
+            return load(self.params["left"], [row, _span(first + which * copied, copied)])
 
         place = unit * nest.step + token
         copy = store(self.packed_left, read(token, piece), [panel, place, _span(piece * copied, copied)])
@@ -127,8 +125,6 @@ class _Writer:
         sums, before = self._sums(), [self.token_part] * (self.partial_sums is not None)
         column = [*before, _span(first + end * copied, copied)]
         finish = self._gather(sums, load(totals, [end, lanes]), column)
-        if nest.is_uneven:
-            finish = tirx.IfThenElse(first + end * copied < make_index(self.form.left), finish, None)
         finish = tirx.IfThenElse(self.right_part < make_index(1), make_loop(end, pieces, finish, self._unrolled), None)
         body = make_sequence([clear, _loop(unit, self.count, make_sequence(steps)), finish])
         return _loop(panel, panels, body)
@@ -148,12 +144,7 @@ class _Writer:
         nest = self.nest
         right, left, tile = (make_counter(name) for name in ("right_panel", "left_panel", "row_tile"))
         first = (self.right_begin + right) * nest.width
-        body = self._tile(right, left, tile)
-        if nest.is_uneven:
-            rows = make_index(self.form.left) - (self.left_begin + left) * nest.side
-            body = _loop(tile, bound_index((rows + (nest.rows - 1)) // nest.rows, nest.tiles), body)
-        else:
-            body = make_loop(tile, nest.tiles, body)
+        body = make_loop(tile, nest.tiles, self._tile(right, left, tile))
         body = _loop(left, self.left_end - self.left_begin, body)
         packed = [self._pack_right(first)] if nest.packs_right else []
         return _loop(right, self.right_end - self.right_begin, make_sequence([*packed, body]))
@@ -184,10 +175,7 @@ class _Writer:
         def finish(first: bool, i: Expr, vector: Expr) -> Stmt:
             place = [*before, row + i, _span(column + vector * nest.lanes, nest.lanes)]
             value = load(sums, [i, vector, lanes])
-            add = store(target, value if first else load(target, place) + value, place)
-            if not nest.is_uneven:
-                return add
-            return tirx.IfThenElse(row + i < make_index(self.form.left), add, None)
+            return store(target, value if first else load(target, place) + value, place)
 
         clear = self._over_tile(lambda i, vector: store(sums, _wide(0.0, nest.lanes), [i, vector, lanes]))
         body = [make_loop(token, nest.step, self._over_tile(add), self._unrolled)]

@@ -35,9 +35,6 @@ __all__ = ["TokenProductSpace", "TokenProductTemplate"]
 _COLUMNS = 8
 #: About how many tokens may be summed at a time.
 _CHUNKS = (32, 64, 96, 128, 192, 256, 384)
-#: Rows of all register tiles, relative to those of the product; and the shortest vector that packing copies, if the
-#: last tile sticks out. (Choices.)
-_MOST_ROWS, _LEAST_COPIED = 1.05, 8
 #: The share of the first cache that a chunk of a right panel, and of the lines of a left tile, may fill.
 _SHARE = 0.8
 #: Bytes that all cores get from beyond their second caches in a cycle. (Measured: 10 on an Emerald Rapids, in a virtual
@@ -86,7 +83,7 @@ class TokenProductSpace(KnobsAlone):
         form = self._form
         self._lanes = max(d for d in divisors(form.right) if d <= target.lanes)
         vectors = form.right // self._lanes
-        rows = [rows for rows in range(1, min(target.registers, form.left + 1)) if self._may_have(rows)]
+        rows = [d for d in divisors(form.left) if d < target.registers]
         columns = [d for d in divisors(vectors) if d <= _COLUMNS]
         tiles = [tile for tile in itertools.product(rows, columns) if tile == (1, 1) or self._fits(*tile)]
         chunks = [n for n in _CHUNKS if n <= form.tokens] or [form.tokens]
@@ -97,14 +94,6 @@ class TokenProductSpace(KnobsAlone):
             ChoiceKnob.of("packed", [0, 1]),
             ChoiceKnob.of("ahead", [0, 1]),
         )
-
-    def _may_have(self, rows: int) -> bool:
-        """Whether register tiles of so many rows fill the rows, or nearly so."""
-        extent = self._form.left
-        if extent % rows == 0:
-            return True
-        copied = Nest(self._form, self._lanes, rows, 1, 1).copied
-        return copied >= _LEAST_COPIED and -(-extent // rows) * rows <= _MOST_ROWS * extent
 
     def _fits(self, rows: int, columns: int) -> bool:
         """Whether a register tile, a vector of each column and a number fit the registers."""
@@ -162,12 +151,9 @@ class TokenProductSpace(KnobsAlone):
         sums = rows * columns
         # Numbers of a tile that lie in two lines are loaded slower: 6 x 4 took 1.1 of the time of 8 x 3.
         crossing = 0.0 if _LINE % rows == 0 else 1.0
-        # As for other products: with 8 sums, a late operand costs time (see ``ops/contraction/space``).
-        waits = 5.0 if self.target.registers <= 16 else 4.0
-        busy = max(sums / 2, (rows + columns) / 2, waits) + 0.05 * rows + 0.08 * columns + crossing
+        busy = max(sums / 2, (rows + columns) / 2, 4.0) + 0.05 * rows + 0.08 * columns + crossing
         spilled = _SPILLED if sums > _MOST_SUMS * self.target.registers else 1.0
-        done = -(-self._form.left // rows) * rows / self._form.left
-        return busy / sums * spilled * done
+        return busy / sums * spilled
 
     def _cost(self, nest: Nest, small: bool) -> float:
         """An estimate that ranks parts: cycles of the busiest core."""
