@@ -17,7 +17,7 @@ from tilewright.executable.executable import load_executable  # noqa: E402
 from tilewright.executable.program import PlanProgram  # noqa: E402
 from tilewright.measure.isolated import IsolatedError  # noqa: E402
 from tilewright.training import proofs as proofs_module  # noqa: E402
-from tilewright.training.live import LivePart, adopt  # noqa: E402
+from tilewright.training.live import LivePart, accept, adopt  # noqa: E402
 from tilewright.training.options import Options  # noqa: E402
 from tilewright.training.orders import Order, Prepared, Request  # noqa: E402
 from tilewright.training.parts import Part, divide  # noqa: E402
@@ -150,7 +150,6 @@ def test_what_fails_when_a_part_is_proven_costs_no_more_than_that_part(
     begun: tuple[Proofs, LivePart], process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proofs, live = begun
-    accept = proofs_module.accept
 
     def fail_once(*_: object) -> None:
         monkeypatch.setattr(proofs_module, "accept", accept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +112,16 @@ def count(process: type[Process], method: str) -> int:
     return sum(each.asked.count(method) for each in process.made)
 
 
+def has_finished(process: type[Process], times: int) -> Callable[[], bool]:
+    """Whether tuning has ended so many times."""
+    return lambda: count(process, "finish") == times
+
+
 def test_parts_that_come_after_the_end_have_a_budget_of_their_own(process: type[Process], make_worker: Any) -> None:
     tried = make_worker()
     for number in (1, 2):
         tried.enqueue(make_order(str(number)))
-        assert wait_until(lambda number=number: count(process, "finish") == number)
+        assert wait_until(has_finished(process, number))
     time.sleep(0.1)
     assert count(process, "finish") == 2
 
@@ -129,7 +134,7 @@ def test_parts_that_come_after_the_end_may_cost_as_many_processes_as_the_first_o
         for number in (1, 2):
             process.deaths = 3
             tried.enqueue(make_order(str(number)))
-            assert wait_until(lambda number=number: count(process, "finish") == 4 * number)
+            assert wait_until(has_finished(process, 4 * number))
             assert wait_until(lambda: tried.ended)
         assert caplog.messages == []
         process.deaths = 4

@@ -57,8 +57,8 @@ def main(connection: Connection) -> None:
     except KeyboardInterrupt:
         answer = ("error", ("KeyboardInterrupt", "interrupted", exit_code()))
     except Exception as error:
-        told, message, code = explain_error(error)
-        if debugging() and not isinstance(told, TilewrightError):
+        shown, message, code = explain_error(error)
+        if debugging() and not isinstance(shown, TilewrightError):
             message += "\n" + "".join(traceback.format_exception(error))
-        answer = ("error", (type(told).__name__, message, code))
+        answer = ("error", (type(shown).__name__, message, code))
     connection.send(answer)
