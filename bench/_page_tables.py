@@ -296,18 +296,21 @@ def _int4(figures: JsonObject) -> str:
 
 
 def _today(figures: JsonObject) -> str:
+    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "pytorch-compiled": "Inductor"}
+    raced = {peer for _, row in _objects(figures) for peer, _ in _objects(_object(row["bench"])["peers"])}
+    names = {peer: name for peer, name in names.items() if peer in raced}
     rows = []
     for name, row in _objects(figures):
         peers = dict(_objects(_object(row["bench"])["peers"]))
-        timed = [peers[peer] if "ratio" in peers[peer] else None for peer in ("onnxruntime", "openvino")]
+        timed = [peers[peer] if "ratio" in peers[peer] else None for peer in names]
         ratios = ["-" if peer is None else _interval(peer) for peer in timed]
         best = max(_number(peer["ratio"]) for peer in timed if peer is not None)
         ms = _number(_object(_object(row["bench"])["executable"])["median_ms"])
         trials = f"{_number(_object(row['tune'])['trials']):.0f}"
         rows.append([_TITLES[name], trials, f"{ms:.2f}", *ratios, f"**{best:.2f}**"])
-    return markdown(
-        ["network", "trials", "Tilewright, ms", "to ONNX Runtime", "to OpenVINO", "to the faster of both"], rows
-    )
+    head = [f"to {name}" for name in names.values()]
+    fastest = "to the faster of both" if len(head) == 2 else "to the fastest"
+    return markdown(["network", "trials", "Tilewright, ms", *head, fastest], rows)
 
 
 def _training(figures: JsonObject) -> str:
@@ -359,6 +362,7 @@ MAKERS: dict[str, Callable[[JsonObject], str]] = {
     "fleet-kills": _kills,
     "networks-today": _today,
     "networks-today-zen-3": _today,
+    "networks-today-five-zen-3": _today,
     "precision-convolutions": _convolutions,
     "precision-dynamic": _precision,
     "precision-embeddings": _embeddings,
