@@ -86,6 +86,23 @@ def backward(
     return gradients
 
 
+def test_the_weights_of_a_phase_are_cut_and_moved_in_one_function() -> None:
+    torch.manual_seed(0)
+    dy, x, w = torch.randn(1, 64, 4, 4), torch.randn(1, 32, 8, 8), torch.randn(64, 32, 3, 3)
+    extraction = all_agree(backward((2, 2), (1, 1), (1, 1), 1), [dy, x, w])
+    names = [use.task.name.split()[0] for use in extraction.uses]
+    cut = [name for name in names if "strided_slice" in name]
+    assert len(cut) == 4  # of four phases
+    assert all("transpose" in name for name in cut)
+    assert not [name for name in names if "flip" in name and name not in cut]
+
+
+def test_a_phase_that_reads_no_row_is_zero() -> None:
+    torch.manual_seed(0)
+    dy, x, w = torch.randn(3, 15, 1, 3), torch.randn(3, 3, 3, 5), torch.randn(15, 1, 3, 2)
+    all_agree(backward((3, 1), (1, 0), (1, 2), 3), [dy, x, w])
+
+
 @_DRAWN
 @given(data=st.data())
 def test_gradients_of_convolutions_of_all_forms(data: st.DataObject) -> None:

@@ -64,6 +64,22 @@ class Axis:
         taps = range(min(self.step, self.kernel))
         return next((k for k in taps if (phase + self.padding - k * self.dilation) % self.stride == 0), None)
 
+    def taps(self, phase: int) -> range:
+        """The taps of the kernel that a phase uses."""
+        begin = self.first_tap(phase)
+        return range(0) if begin is None else range(begin, self.kernel, self.step)
+
+    def pads(self, phase: int) -> tuple[int, int]:
+        """The padding of the data before and behind, with which a phase that uses taps reads it. It may be negative."""
+        taps = self.taps(phase)
+        reach = self.spread * (len(taps) - 1)
+        first = reach - (phase + self.padding - taps[0] * self.dilation) // self.stride
+        return first, -(-self.size // self.stride) - self.inputs - first + reach
+
+    def reads(self, phase: int) -> bool:
+        """Whether a phase reads any pixel of the data. Those of others are zeros."""
+        return bool(self.taps(phase)) and self.inputs + sum(min(0, pad) for pad in self.pads(phase)) > 0
+
 
 class Emitter(Protocol):
     """Emits expressions into the function that an importer builds."""
@@ -111,7 +127,7 @@ def emit_transposed(
         (a, b): images.phase(a, b)
         for a in range(rows.stride)
         for b in range(cols.stride)
-        if rows.first_tap(a) is not None and cols.first_tap(b) is not None
+        if rows.reads(a) and cols.reads(b)
     }
     shape = (_shape_of(data)[0], _shape_of(weight)[1] * groups, rows.size, cols.size)
     if not found:
@@ -189,16 +205,12 @@ class _Images:
         from tvm import relax
 
         weight, emit = self.weight, self.emitter.emit
-        pads, cuts, turned = [], [], []
+        cuts, turned = [], []
         for place, (axis, phase) in enumerate(zip(self.axes, (row, col), strict=True), 2):
-            begin, step = axis.first_tap(phase), axis.step
-            assert begin is not None
-            taps = -(-(axis.kernel - begin) // step)
-            first = axis.spread * (taps - 1) - (phase + axis.padding - begin * axis.dilation) // axis.stride
-            pads.append((first, -(-axis.size // axis.stride) - axis.inputs - first + axis.spread * (taps - 1)))
+            taps = axis.taps(phase)
             if axis.stride > 1:
-                cuts.append((place, begin, begin + step * (taps - 1) + 1, step))
-            if taps > 1:
+                cuts.append((place, taps[0], taps[-1] + 1, axis.step))
+            if len(taps) > 1:
                 turned.append(place)
         if cuts:  # all axes at once: a part that several phases share would be a kernel of its own
             weight = emit(relax.op.strided_slice(weight, *map(list, zip(*cuts, strict=True)), assume_inbound=True))
@@ -206,7 +218,8 @@ class _Images:
             weight = emit(relax.op.flip(weight, place))
         window = tuple(_shape_of(weight)[2:])
         rows, cols = self.axes
-        return _Phase(self.data, weight, (window, tuple(pads), (rows.spread, cols.spread)))
+        pads = (rows.pads(row), cols.pads(col))
+        return _Phase(self.data, weight, (window, pads, (rows.spread, cols.spread)))
 
 
 @dataclass(frozen=True)
