@@ -9,7 +9,7 @@ from tilewright.fleet.cluster import connected
 from tilewright.fleet.fleet import Fleet
 from tilewright.fleet.wire import Versions
 
-__all__ = ["connect", "gather_as_another_version"]
+__all__ = ["gather_as_another_version"]
 
 
 def gather_as_another_version(address: str) -> str:
@@ -20,12 +20,3 @@ def gather_as_another_version(address: str) -> str:
         except FleetError as error:
             return str(error)
     return ""
-
-
-def connect(address: str) -> str:
-    """What is said of a cluster to which this process cannot connect."""
-    try:
-        with connected(address):
-            return ""
-    except FleetError as error:
-        return str(error)

@@ -67,6 +67,11 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
             "node 127.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n",
             "h:1 has Ray 2.40.0, Python 3.12.1 and this machine has Ray 2.60.0, Python 3.11.7; install the same ones",
         ),
+        (
+            "Token authentication is enabled but no authentication token was found",
+            "was found; copy ~/.ray/auth_token from its head to this machine, and set RAY_AUTH_MODE=token",
+        ),
+        ("ray client connection timeout", "if the cluster has a token, copy ~/.ray/auth_token from its head"),
         ("the\nroof  fell in", "the cluster at h:1 cannot be used: the roof fell in; look at 'ray status' on its head"),
     ],
 )
