@@ -212,7 +212,7 @@ class _Images:
                 cuts.append((place, taps[0], taps[-1] + 1, axis.step))
             if len(taps) > 1:
                 turned.append(place)
-        if cuts:  # all axes at once: a part that several phases share would be a kernel of its own
+        if cuts:  # all axes at once: what several phases share would be a function of its own
             weight = emit(relax.op.strided_slice(weight, *map(list, zip(*cuts, strict=True)), assume_inbound=True))
         for place in turned:
             weight = emit(relax.op.flip(weight, place))

@@ -152,7 +152,7 @@ def _emit_winograd(walk: Rewriter, conv: Convolution, sources: list[relax.Expr])
     both = [walk.call(*stage) for stage in stages]
     sums = walk.call(winograd.sum_tiles(tiling, *blocks), both, (squares, cc, oo, cb, x), "tile_sums4")
     gathered = walk.call(winograd.gather_kernels(m, *blocks), [sums], (oo, cc * cb, 3, 3, x), "gather4")
-    # The order in which a gradient is wanted may be another one, as of channels that lie last: so it is moved once.
+    # The gradient may be wanted in another order, such as with its channels last. A view leaves one move for both.
     outer, depth, height, width, lanes = dims = tuple(Atom(d) for d in (oo, cc * cb, 3, 3, x))
     view = View(tuple((atom,) for atom in dims), ((outer, lanes), (depth,), (height,), (width,)))
     return Value(conv.weight, base=gathered, view=view)

@@ -29,7 +29,7 @@ def apply(walk: Rewriter, recipe: Recipe) -> relax.Expr:
 
     Steps in a row that only move elements, or leave some out, are one pass over the weight:
 
-        flip(transpose(weight)), reshape, transpose  -->  reshape(permute_dims(flip(reshape(weight))))
+        flip(transpose(slice(weight))), reshape  -->  reshape(permute_dims(flip(strided_slice(reshape(weight)))))
 
     Args:
         walk: emits the new graph.
@@ -91,7 +91,7 @@ class _Moves:
         self.tensor = tensor
         self._view = View.of(shape_of(tensor))
         self._reversed: set[Atom] = set()
-        #: Of atoms that are a part of one: its extent; and begin, end and step of the part.
+        # By what is left of an atom: its extent before, and begin, end and step of what is left.
         self._cuts: dict[Atom, tuple[int, ...]] = {}
 
     def add(self, kind: str, argument: tuple[int, ...]) -> bool:
@@ -108,6 +108,7 @@ class _Moves:
         return True
 
     def _cut(self, axis: int, begin: int, end: int, step: int = 1) -> bool:
+        """Keep a part of a dimension; False as :meth:`add`."""
         view, atoms = self._view, [atom for atom in self._view.dims[axis] if atom.extent > 1]
         if not atoms:  # all of its one element
             return True

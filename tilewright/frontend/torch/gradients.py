@@ -36,7 +36,7 @@ _ADDED = """
 
 @cache
 def training_decompositions() -> Mapping[OpOverload, Callable[..., object]]:
-    """The table of decompositions for the parts of a training step. PyTorch takes half a second to make its own."""
+    """The table of decompositions for the parts of a training step, made once: PyTorch collects its own slowly."""
     import torch
 
     aten = torch.ops.aten

@@ -138,17 +138,16 @@ class _Program:
         self.first_pixel = images
 
     def _move_outputs(self, spatial: list[LoopRV]) -> list[LoopRV]:
-        """The loops of a tile, with that over blocks of outputs right around the lanes.
+        """The loops of a tile, with the loop over blocks of outputs innermost but for the lanes.
 
-        So the vectors of all outputs stay in registers, and one input at a time. The other way round, all inputs of the
-        tile would stay: with 3 x 4 sums of 16 registers, LLVM stored one of them for each pixel, and a 1x1 convolution
-        of 28x28 pixels ran at half the speed (Zen 3).
+        The registers then hold the vectors of all outputs, and one input at a time. In the other order they hold all
+        inputs of the tile. With 3 x 4 sums and 16 registers, that is one too many: LLVM stored a sum for each pixel,
+        and the gradient of a 1x1 convolution's weights ran at half the speed (28x28 pixels, Zen 3).
         """
-        roles = self.form.roles
         if not self.form.is_dense:
             return spatial
         *around, lanes = spatial
-        outputs = around.pop(len(spatial) - len(roles) + roles.index("o"))
+        outputs = around.pop(self.form.roles.index("o") - len(self.form.roles) + len(spatial))
         return [*around, outputs, lanes]
 
     def pad(self, total: SBlockRV, parallel: LoopRV) -> None:
